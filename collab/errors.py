@@ -1,0 +1,116 @@
+"""Owns every deliberate exception of trio-collab.
+
+The tree::
+
+    CollabError
+    ├── SettingsError          the command exits with 2
+    ├── CannotStart            the command exits with 1
+    ├── Refused                a request that may not come in: an HTTP status and a JSON body
+    └── MessageError           one message could not be handled: an `error` message
+        ├── InvalidJson
+        ├── InvalidMessage
+        ├── UnknownEvent
+        ├── InvalidEvent
+        ├── FromUserMismatch
+        └── TooManyRecipients
+
+Each carries what the far side should be told; docs/protocol.md lists every code.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class CollabError(Exception):
+    """Base of every error that trio-collab raises on purpose."""
+
+
+class SettingsError(CollabError):
+    """A setting, its source or its value is wrong. The text is one line that names it."""
+
+
+class CannotStart(CollabError):
+    """The service cannot come up, for example because its port is in use. The text is one line."""
+
+
+class Refused(CollabError):
+    """A request that is answered with an HTTP error and closed.
+
+    `status` is the HTTP status, `code` the machine word, `retry_after_seconds` what the
+    Retry-After header says (None: no such header), `headers` further header fields.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        retry_after_seconds: int | None = None,
+        headers: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.retry_after_seconds = retry_after_seconds
+        self.headers = headers
+
+
+class MessageError(CollabError):
+    """One message could not be handled; its sender gets `error` and the connection stays open.
+
+    `message` is a short sentence, `detail` names the field at fault. `reply_id` is the JSON
+    text of the message's id, empty where it had none or none could be read.
+    """
+
+    code: ClassVar[str] = "internal"
+    message: ClassVar[str] = "Internal error"
+
+    def __init__(self, detail: str, *, reply_id: bytes = b"") -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.reply_id = reply_id
+
+
+class InvalidJson(MessageError):
+    """The text is not JSON, or is nested too deeply."""
+
+    code = "invalid_json"
+    message = "Invalid JSON"
+
+
+class InvalidMessage(MessageError):
+    """The envelope or its id is not what the protocol asks for."""
+
+    code = "invalid_message"
+    message = "Invalid message format"
+
+
+class UnknownEvent(MessageError):
+    """The envelope names an event that clients do not send."""
+
+    code = "unknown_event"
+    message = "Unknown event"
+
+
+class InvalidEvent(MessageError):
+    """The data of a `collab_event` is not what the protocol asks for."""
+
+    code = "invalid_event"
+    message = "Invalid event format"
+
+
+class FromUserMismatch(MessageError):
+    """`from_user` names somebody other than the connection's own user."""
+
+    code = "from_user_mismatch"
+    message = "from_user does not match the connection's user"
+
+
+class TooManyRecipients(MessageError):
+    """`to_users` is longer than `limits.max_recipients`."""
+
+    code = "too_many_recipients"
+    message = "Too many recipients"

@@ -1,0 +1,37 @@
+"""Owns the settings: what can be set, its defaults, and how values are loaded and checked."""
+
+from __future__ import annotations
+
+from collab.settings.groups import (
+    HttpSettings,
+    LimitSettings,
+    LogFormat,
+    LogLevel,
+    LogSettings,
+    OriginSettings,
+    ServerSettings,
+    Settings,
+    TimeoutSettings,
+)
+from collab.settings.loading import Loaded, load_settings, read_settings
+from collab.settings.options import Option, options_of
+from collab.settings.units import Duration, Size
+
+__all__ = [
+    "Duration",
+    "HttpSettings",
+    "LimitSettings",
+    "Loaded",
+    "LogFormat",
+    "LogLevel",
+    "LogSettings",
+    "Option",
+    "OriginSettings",
+    "ServerSettings",
+    "Settings",
+    "Size",
+    "TimeoutSettings",
+    "load_settings",
+    "options_of",
+    "read_settings",
+]

@@ -1,0 +1,82 @@
+"""Owns the flat list of settings that the loader, the flags, the help and the docs go by."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin
+
+import attrs
+from typed_settings import cls_utils
+
+from collab.settings.checks import Check
+from collab.settings.groups import FLAG
+from collab.settings.units import Duration, Size
+
+if TYPE_CHECKING:
+    from typed_settings.types import OptionInfo
+
+ENVIRONMENT_PREFIX: Final = "COLLAB_"
+
+
+@attrs.frozen(kw_only=True)
+class Option:
+    """One setting, as the world sees it."""
+
+    path: str
+    """`group.name`."""
+    type: Any
+    default: object
+    help: str
+    flag: str | None
+    """The flag of `serve` that sets it, None where there is none."""
+    is_secret: bool
+    check: Check | None
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that sets it."""
+        return ENVIRONMENT_PREFIX + self.path.replace(".", "__").upper()
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The words it can be, empty where it is not a choice."""
+        return get_args(self.type) if get_origin(self.type) is Literal else ()
+
+    @property
+    def expected(self) -> str:
+        """Completes the sentence "expected …"."""
+        if self.check is not None:
+            return self.check.expected
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        return _EXPECTED.get(self.type, "text")
+
+    @property
+    def metavar(self) -> str:
+        """What stands for its value in the help."""
+        return "|".join(self.choices) or self.path.rpartition(".")[2].upper()
+
+
+_EXPECTED: Final[dict[Any, str]] = {
+    bool: "true or false",
+    int: "a whole number",
+    Size: "a size such as 64KiB",
+    Duration: "a duration such as 30s or 500ms",
+}
+
+
+def options_of(settings_class: type) -> tuple[Option, ...]:
+    """Every setting of a class made of groups, in the order in which they are declared."""
+    return tuple(_option(info) for info in cls_utils.deep_options(settings_class))
+
+
+def _option(info: OptionInfo) -> Option:
+    field = attrs.fields_dict(info.parent_cls)[info.name]
+    return Option(
+        path=info.path,
+        type=info.cls,
+        default=info.default,
+        help=" ".join((info.metadata.get("click", {}).get("help") or "").split()),
+        flag=field.metadata.get(FLAG),
+        is_secret=info.is_secret,
+        check=field.validator if isinstance(field.validator, Check) else None,
+    )
