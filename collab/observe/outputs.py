@@ -1,0 +1,175 @@
+"""Owns the places that log lines go to: the console and a file that rotates by size."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import stat
+import sys
+from typing import Protocol, TextIO
+
+from collab.errors import CannotStart
+
+# A pipe that polls as writable takes this much without blocking.
+_CHUNK_BYTES = 4096
+_STALL_MS = 1000
+
+
+class Output(Protocol):
+    """Takes whole lines. `write` raises OSError where a line did not get out, and may be called again."""
+
+    name: str
+
+    def write(self, line: bytes) -> None: ...
+
+    def reopen(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Console:
+    """Standard output, by its own descriptor. Owns a duplicate, so that closing stdout does no harm here.
+
+    A reader that has stopped is waited for one second, then not at all until it reads again.
+    """
+
+    name = "console"
+
+    def __init__(self, stream: TextIO) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+        self._descriptor = _Descriptor(os.dup(stream.fileno()))
+
+    def write(self, line: bytes) -> None:
+        self._descriptor.write(line)
+
+    def reopen(self) -> None:
+        """Nothing: the console has no name to open it by."""
+
+    def close(self) -> None:
+        self._descriptor.close()
+
+
+class StreamConsole:
+    """Standard output where it is no descriptor but an object that a caller of the command has put there."""
+
+    name = "console"
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, line: bytes) -> None:
+        encoding = self._stream.encoding or "utf-8"
+        try:
+            self._stream.write(line.decode().encode(encoding, "backslashreplace").decode(encoding))
+            self._stream.flush()
+        except ValueError as error:  # what a closed stream raises
+            raise OSError(str(error)) from error
+
+    def reopen(self) -> None:
+        """Nothing: whoever put the stream there owns it."""
+
+    def close(self) -> None:
+        """Nothing, as above."""
+
+
+class LogFile:
+    """A file that is renamed to `.1`, `.2` and so on once a line would take it past `max_bytes`.
+
+    Owns its descriptor. Anything but a regular file is never rotated.
+
+    Raises:
+        CannotStart: the file cannot be opened.
+    """
+
+    name = "file"
+
+    def __init__(self, path: str, *, max_bytes: int = 10 * 1024 * 1024, backups: int = 5) -> None:
+        self.path = os.path.abspath(path)
+        self._max_bytes = max_bytes
+        self._backups = backups
+        self._size = 0
+        try:
+            self._open()
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise CannotStart(f"Cannot open the log file {path!r}: {reason}") from error
+
+    def write(self, line: bytes) -> None:
+        rotation: OSError | None = None
+        if self._size and self._size + len(line) > self._max_bytes and self._regular:
+            try:
+                self._rotate()
+            except OSError as error:
+                rotation = error
+                # The line goes to the old file, and the next try comes a whole file later.
+                self._size = 0
+        self._descriptor.write(line)
+        self._size += len(line)
+        if rotation is not None:
+            raise RotationFailed(rotation.errno, f"cannot rotate: {rotation.strerror}")
+
+    def reopen(self) -> None:
+        """Open the path anew, for a tool that has renamed the file. On OSError the old file stays in use."""
+        former = self._descriptor
+        self._open()
+        former.close()
+
+    def close(self) -> None:
+        self._descriptor.close()
+
+    def _open(self) -> None:
+        # O_NONBLOCK: to open a named pipe without a reader is an error, not a wait.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK
+        number = os.open(self.path, flags, 0o640)
+        status = os.fstat(number)
+        self._descriptor = _Descriptor(number)
+        self._regular = stat.S_ISREG(status.st_mode)
+        self._size = status.st_size
+
+    def _rotate(self) -> None:
+        for number in range(self._backups - 1, 0, -1):
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(f"{self.path}.{number}", f"{self.path}.{number + 1}")
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(self.path, f"{self.path}.1")
+        self.reopen()
+
+
+class RotationFailed(OSError):
+    """The line was written, but the file keeps growing past its size."""
+
+
+def console() -> Console | StreamConsole:
+    """Standard output as it is now."""
+    try:
+        return Console(sys.stdout)
+    except (OSError, ValueError):  # no descriptor, or a closed one
+        return StreamConsole(sys.stdout)
+
+
+class _Descriptor:
+    """Writes whole lines to one open descriptor, which it owns, and never waits for long."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._writable = select.poll()
+        self._writable.register(number, select.POLLOUT)
+        self._patience_ms = _STALL_MS
+        self._torn = False
+
+    def write(self, line: bytes) -> None:
+        # What follows a line that broke off starts on a line of its own.
+        rest = memoryview(b"\n" + line if self._torn else line)
+        while rest:
+            if not self._writable.poll(self._patience_ms):
+                self._patience_ms = 0
+                raise TimeoutError("nobody reads it")
+            written = os.write(self._number, rest[:_CHUNK_BYTES])
+            rest = rest[written:]
+            self._torn = bool(rest)
+        self._patience_ms = _STALL_MS
+
+    def close(self) -> None:
+        os.close(self._number)
