@@ -1,0 +1,157 @@
+"""Owns the JSON: text to message and back. No other module knows how a message is spelt."""
+
+from __future__ import annotations
+
+import re
+
+import attrs
+import msgspec
+from msgspec import UNSET, Raw
+
+from collab.errors import InvalidEvent, InvalidJson, InvalidMessage, MessageError, UnknownEvent
+from collab.wire.messages import ClientMessage, CollabEvent, PingRequest, RouteRequest, ServerMessage
+
+MAX_ID_CHARACTERS = 64
+
+_encode = msgspec.json.encode
+
+
+@attrs.frozen
+class _Envelope:
+    event: str
+    id: Raw = Raw(b"")
+    data: Raw = Raw(b"")
+
+
+_decode_envelope = msgspec.json.Decoder(_Envelope).decode
+_decode_event = msgspec.json.Decoder(CollabEvent).decode
+_decode_id = msgspec.json.Decoder(str | int).decode
+_decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
+
+
+def decode(text: bytes) -> ClientMessage:
+    """The client's message in one text frame. `text` must be valid UTF-8.
+
+    Raises:
+        MessageError: `InvalidJson`, `InvalidMessage`, `UnknownEvent` or `InvalidEvent`, with the
+            message's id where one could be read.
+    """
+    try:
+        envelope = _decode_envelope(text)
+    except msgspec.ValidationError as error:
+        raise InvalidMessage(_field_at_fault(error, ""), reply_id=_salvaged_id(text)) from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidJson(_parse_fault(error)) from None
+    reply_id = bytes(envelope.id)
+    if reply_id:
+        _check_id(reply_id)
+    if envelope.event == "collab_event":
+        return RouteRequest(_event(envelope.data, reply_id), reply_id)
+    if envelope.event == "ping":
+        return PingRequest(reply_id)
+    raise UnknownEvent(
+        f"event: {_shown(envelope.event)} is not an event that clients send", reply_id=reply_id
+    )
+
+
+def decode_event(data: bytes | Raw) -> CollabEvent:
+    """The data of a `collab_event`: what is to be routed.
+
+    Raises:
+        InvalidEvent: with the field at fault.
+    """
+    try:
+        return _decode_event(data)
+    except msgspec.ValidationError as error:
+        raise InvalidEvent(_field_at_fault(error, "data")) from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidEvent(f"data: {_parse_fault(error)}") from None
+
+
+def encode(message: ServerMessage, reply_id: bytes = b"") -> bytes:
+    """The JSON text of a message of the service; `reply_id` is the id's JSON text (empty: none)."""
+    data = attrs.asdict(message, recurse=False, filter=_is_set)
+    return _envelope(message.event, _encode(data), reply_id)
+
+
+def encode_event(event: CollabEvent, from_user: str) -> bytes:
+    """The JSON text that recipients get: the checked members anew, around the data as it was sent."""
+    return b"".join(
+        (
+            b'{"event":"collab_event","data":{"type":',
+            _encode(event.type),
+            b',"from_user":',
+            _encode(from_user),
+            b',"to_users":',
+            _encode(event.to_users),
+            b',"data":',
+            event.data,
+            b"}}",
+        )
+    )
+
+
+def _event(data: Raw, reply_id: bytes) -> CollabEvent:
+    if not bytes(data):
+        raise InvalidEvent("data: required", reply_id=reply_id)
+    try:
+        return decode_event(data)
+    except MessageError as error:
+        error.reply_id = reply_id
+        raise
+
+
+def _envelope(event: str, data: bytes, reply_id: bytes) -> bytes:
+    if reply_id:
+        return b'{"event":"%b","id":%b,"data":%b}' % (event.encode(), reply_id, data)
+    return b'{"event":"%b","data":%b}' % (event.encode(), data)
+
+
+def _check_id(raw: bytes) -> None:
+    try:
+        value = _decode_id(raw)
+    except msgspec.MsgspecError:
+        raise InvalidMessage("id: expected str or int") from None
+    # The bound on an integer's digits keeps what we echo as small as a string's.
+    characters = len(value) if isinstance(value, str) else len(raw)
+    if characters > MAX_ID_CHARACTERS:
+        raise InvalidMessage(f"id: longer than {MAX_ID_CHARACTERS} characters")
+
+
+def _salvaged_id(text: bytes) -> bytes:
+    """The id of a message whose envelope is wrong elsewhere, so that its sender can tell which it was."""
+    try:
+        raw = bytes(_decode_object(text).get("id", Raw(b"")))
+        if raw:
+            _check_id(raw)
+    except (msgspec.MsgspecError, RecursionError, MessageError):
+        return b""
+    return raw
+
+
+_AT = re.compile(r"^(?P<fault>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
+_MISSING = re.compile(r"^Object missing required field `(?P<name>\w+)`$")
+
+
+def _field_at_fault(error: msgspec.ValidationError, prefix: str) -> str:
+    """msgspec's complaint in the protocol's words, such as ``data.to_users[1]: expected str, got int``."""
+    match = _AT.match(str(error))
+    assert match is not None  # the pattern matches any text
+    path = prefix + (match["path"] or "$").removeprefix("$")
+    fault = match["fault"]
+    if missing := _MISSING.match(fault):
+        path, fault = f"{path}.{missing['name']}", "required"
+    fault = fault.replace("`", "")
+    return f"{path.lstrip('.') or 'message'}: {fault[:1].lower()}{fault[1:]}"
+
+
+def _parse_fault(error: Exception) -> str:
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+def _shown(name: str) -> str:
+    return name[:64]
+
+
+def _is_set(_: attrs.Attribute[object], value: object) -> bool:
+    return value is not UNSET

@@ -1,0 +1,127 @@
+"""Owns what a connection says of itself: its parameters, checked (docs/protocol.md, Connecting)."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import attrs
+
+from collab.errors import Refused
+from collab.wire.text import has_control, has_control_or_bidi
+
+MAX_USER_ID_CHARACTERS = 128
+MAX_BACKEND_URL_CHARACTERS = 2048
+MAX_DISPLAY_NAME_CHARACTERS = 128
+DEFAULT_DISPLAY_NAME = "Unknown User"
+IDENTITY_REQUIRED = "user_id and backend_url are required"
+
+
+@attrs.frozen(kw_only=True)
+class Identity:
+    """Who a connection speaks for, as checked by `identity_from_query` or `check_identity`."""
+
+    user_id: str
+    backend_url: str
+    display_name: str = DEFAULT_DISPLAY_NAME
+    wants_presence: bool = True
+
+
+def identity_from_query(query: str, *, path_user_id: str = "") -> Identity:
+    """The identity in a raw query string and, where it was given, in the path `/ws/{user_id}`.
+
+    Both arguments are still percent-encoded. An empty value counts as absent.
+
+    Raises:
+        Refused: 400 `missing_parameter` or `invalid_parameter`; the text names the parameter.
+    """
+    parameters = _parameters(query)
+    user_id = parameters.get("user_id", "")
+    if path_user_id:
+        in_path = _decoded(path_user_id, "user_id")
+        if user_id and user_id != in_path:
+            raise _invalid("user_id in the path and in the query differ")
+        user_id = in_path
+    presence = parameters.get("presence") or "all"
+    if presence not in ("all", "none"):
+        raise _invalid("presence must be all or none")
+    return check_identity(
+        user_id=user_id,
+        backend_url=parameters.get("backend_url", ""),
+        display_name=parameters.get("display_name", ""),
+        wants_presence=presence == "all",
+    )
+
+
+def check_identity(
+    *, user_id: str, backend_url: str, display_name: str = "", wants_presence: bool = True
+) -> Identity:
+    """An identity from decoded values.
+
+    Raises:
+        Refused: 400 `missing_parameter` or `invalid_parameter`.
+    """
+    if not user_id or not backend_url:
+        raise Refused(400, "missing_parameter", IDENTITY_REQUIRED)
+    check_user_id(user_id)
+    if len(backend_url) > MAX_BACKEND_URL_CHARACTERS:
+        raise _invalid(f"backend_url is longer than {MAX_BACKEND_URL_CHARACTERS:,} characters")
+    if not _is_absolute_http_url(backend_url):
+        raise _invalid("backend_url must be an absolute http or https URL")
+    if len(display_name) > MAX_DISPLAY_NAME_CHARACTERS:
+        raise _invalid(f"display_name is longer than {MAX_DISPLAY_NAME_CHARACTERS} characters")
+    if has_control(display_name):
+        raise _invalid("display_name holds a control character")
+    return Identity(
+        user_id=user_id,
+        backend_url=backend_url,
+        display_name=display_name or DEFAULT_DISPLAY_NAME,
+        wants_presence=wants_presence,
+    )
+
+
+def check_user_id(user_id: str) -> None:
+    """Raises `Refused` (400 `invalid_parameter`) unless this can be a user's id."""
+    if len(user_id) > MAX_USER_ID_CHARACTERS:
+        raise _invalid(f"user_id is longer than {MAX_USER_ID_CHARACTERS} characters")
+    if has_control_or_bidi(user_id):
+        raise _invalid("user_id holds a control or bidi character")
+
+
+def _parameters(query: str) -> dict[str, str]:
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, errors="strict")
+    except ValueError as error:
+        raise _invalid("the query string is not percent-encoded UTF-8") from error
+    parameters: dict[str, str] = {}
+    for name, value in pairs:
+        if name in parameters:
+            raise _invalid(f"{_shown(name)} is given twice")
+        parameters[name] = value
+    return parameters
+
+
+def _decoded(raw: str, name: str) -> str:
+    try:
+        return unquote(raw, errors="strict")
+    except ValueError as error:
+        raise _invalid(f"{name} is not percent-encoded UTF-8") from error
+
+
+def _is_absolute_http_url(url: str) -> bool:
+    if not url.isprintable() or " " in url:
+        return False
+    try:
+        parts = urlsplit(url)
+        # A port that is no number shows only when it is asked for.
+        _ = parts.port
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
+
+
+def _shown(name: str) -> str:
+    return name if name.isidentifier() and len(name) <= 64 else "a parameter"
+
+
+def _invalid(message: str) -> Refused:
+    return Refused(400, "invalid_parameter", message)

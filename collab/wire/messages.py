@@ -1,0 +1,108 @@
+"""Owns the messages: one attrs class for each (docs/protocol.md, Messages)."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import attrs
+from msgspec import UNSET, Meta, Raw, UnsetType
+
+EventType = Annotated[str, Meta(min_length=1, max_length=64)]
+UserId = Annotated[str, Meta(min_length=1, max_length=128)]
+
+
+@attrs.frozen
+class CollabEvent:
+    """An event to route. `data` is the JSON text as the sender wrote it, never parsed."""
+
+    type: EventType
+    to_users: list[UserId]
+    from_user: str | UnsetType = UNSET
+    data: Raw = Raw(b"{}")
+
+
+@attrs.frozen
+class RouteRequest:
+    """A client's `collab_event`, with the id that its ack carries back (empty: none)."""
+
+    event: CollabEvent
+    reply_id: bytes = b""
+
+
+@attrs.frozen
+class PingRequest:
+    """A client's `ping`, with the id that its pong carries back (empty: none)."""
+
+    reply_id: bytes = b""
+
+
+ClientMessage = RouteRequest | PingRequest
+
+
+@attrs.frozen(kw_only=True)
+class Connected:
+    """The first message on every connection. `active_users` counts distinct users, oneself included."""
+
+    event: ClassVar[str] = "connected"
+    user_id: str
+    message: str = "Connected to collaboration service"
+    active_users: int
+
+
+@attrs.frozen(kw_only=True)
+class EventAck:
+    """What became of one event: distinct recipients, and the ids of those it did not reach."""
+
+    event: ClassVar[str] = "event_ack"
+    event_type: str
+    delivered_to: int
+    total_recipients: int
+    undelivered: list[str] | UnsetType = UNSET
+
+
+@attrs.frozen(kw_only=True)
+class UserOnline:
+    """Another user's first connection came up."""
+
+    event: ClassVar[str] = "user_online"
+    user_id: str
+    display_name: str
+
+
+@attrs.frozen(kw_only=True)
+class UserOffline:
+    """Another user's last connection ended."""
+
+    event: ClassVar[str] = "user_offline"
+    user_id: str
+
+
+@attrs.frozen(kw_only=True)
+class Pong:
+    """The answer to `ping`. `timestamp` is in milliseconds since the epoch."""
+
+    event: ClassVar[str] = "pong"
+    timestamp: int
+
+
+@attrs.frozen(kw_only=True)
+class ErrorReply:
+    """A message could not be handled. `error` holds the details, `code` the machine word."""
+
+    event: ClassVar[str] = "error"
+    message: str
+    error: str
+    code: str
+
+
+@attrs.frozen(kw_only=True)
+class ServiceShutdown:
+    """The service is going down. `timestamp` is UTC ISO 8601; come back after `reconnect_in_ms`."""
+
+    event: ClassVar[str] = "service_shutdown"
+    message: str = "Collaboration service is shutting down"
+    timestamp: str
+    reconnect_in_ms: int
+
+
+ServerMessage = Connected | EventAck | UserOnline | UserOffline | Pong | ErrorReply | ServiceShutdown
