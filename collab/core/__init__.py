@@ -1,0 +1,1 @@
+"""Who is here and who gets what: Trio, but no transport."""

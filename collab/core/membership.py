@@ -1,0 +1,80 @@
+"""Owns what happens when a connection joins or leaves: each in one synchronous step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from collab.observe.log import get_logger
+from collab.wire.close import Close, CloseCode
+from collab.wire.messages import Connected
+
+if TYPE_CHECKING:
+    from collab.core.connection import Connection
+    from collab.core.presence import Presence
+    from collab.core.registry import Registry
+    from collab.core.router import Router
+    from collab.core.status import Status
+
+_log = get_logger()
+_REPLACED = Close(CloseCode.REPLACED, "Replaced by a newer connection of the same user")
+_GOING_AWAY = Close(CloseCode.GOING_AWAY, "The service is going down")
+
+
+class Membership:
+    """Lets connections in and out of the registry and tells whom it concerns."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        router: Router,
+        presence: Presence,
+        status: Status,
+        *,
+        connections_per_user: int,
+    ) -> None:
+        self._registry = registry
+        self._router = router
+        self._presence = presence
+        self._status = status
+        self._connections_per_user = connections_per_user
+
+    def join(self, connection: Connection) -> None:
+        """Register a connection and greet it; over the user's limit the oldest ones are replaced."""
+        first = self._registry.add(connection)
+        self._status.total_connections += 1
+        self._router.watch(connection)
+        connection.send(Connected(user_id=connection.user_id, active_users=self._registry.user_count))
+        _log.info(
+            "Backend connected",
+            user_id=connection.user_id,
+            backend_url=connection.identity.backend_url,
+            display_name=connection.identity.display_name,
+            total_active=self._registry.user_count,
+        )
+        if first:
+            self._presence.came_online(connection)
+        self._replace_oldest(connection)
+        if self._status.draining:
+            connection.end(_GOING_AWAY)
+
+    def leave(self, connection: Connection) -> None:
+        """Drop this connection, and only this one, from the registry. Idempotent."""
+        before = self._registry.connection_count
+        last = self._registry.remove(connection)
+        if self._registry.connection_count == before:
+            return
+        _log.info(
+            "Backend disconnected",
+            user_id=connection.user_id,
+            code=connection.close.code if connection.close else None,
+            reason=connection.close.reason if connection.close else "closed by the backend",
+            total_active=self._registry.user_count,
+        )
+        if last:
+            self._presence.went_offline(connection)
+
+    def _replace_oldest(self, newcomer: Connection) -> None:
+        of_user = list(self._registry.of_user(newcomer.user_id))
+        if self._connections_per_user:
+            for connection in of_user[: -self._connections_per_user]:
+                connection.end(_REPLACED)

@@ -1,0 +1,61 @@
+"""Owns the limits on how many connections there may be."""
+
+from __future__ import annotations
+
+import resource
+from collections import Counter
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from collab.errors import Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from collab.settings import LimitSettings
+
+_DESCRIPTORS_KEPT_FREE = 64
+_RETRY_AFTER_SECONDS = 5
+
+
+class Admission:
+    """Counts connections in total and by address, from before the handshake to the end of the socket."""
+
+    def __init__(self, limits: LimitSettings) -> None:
+        self._per_address = limits.connections_per_address
+        self._total = limits.connections
+        self._by_address: Counter[str] = Counter()
+        self._count = 0
+
+    @contextmanager
+    def admit(self, address: str) -> Iterator[None]:
+        """Hold a place for one connection while the block runs.
+
+        Raises:
+            Refused: 429 `too_many_connections` or 503 `overloaded`, both with Retry-After.
+        """
+        if self._count >= (self._total or _descriptor_limit()):
+            raise Refused(
+                503, "overloaded", "too many connections in total", retry_after_seconds=_RETRY_AFTER_SECONDS
+            )
+        if self._per_address and self._by_address[address] >= self._per_address:
+            raise Refused(
+                429,
+                "too_many_connections",
+                "too many connections from this address",
+                retry_after_seconds=_RETRY_AFTER_SECONDS,
+            )
+        self._count += 1
+        self._by_address[address] += 1
+        try:
+            yield
+        finally:
+            self._count -= 1
+            self._by_address[address] -= 1
+            if not self._by_address[address]:
+                del self._by_address[address]
+
+
+def _descriptor_limit() -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(soft - _DESCRIPTORS_KEPT_FREE, 1) if soft != resource.RLIM_INFINITY else 2**31

@@ -1,0 +1,42 @@
+"""Owns the rules that every event is held against before it is routed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec import UNSET
+
+from collab.errors import FromUserMismatch, InvalidEvent, TooManyRecipients
+from collab.wire.text import has_control_or_bidi
+
+if TYPE_CHECKING:
+    from collab.wire.messages import RouteRequest
+
+
+class EventRules:
+    """Whether a connection's user may send this event."""
+
+    def __init__(self, *, max_recipients: int) -> None:
+        self._max_recipients = max_recipients
+
+    def check(self, request: RouteRequest, user_id: str) -> None:
+        """Check one event of the user.
+
+        Raises:
+            MessageError: `FromUserMismatch`, `TooManyRecipients` or `InvalidEvent`, with the
+                request's id.
+        """
+        event = request.event
+        if event.from_user is not UNSET and event.from_user != user_id:
+            raise FromUserMismatch(
+                "data.from_user: expected the connection's own user, or nothing", reply_id=request.reply_id
+            )
+        if len(event.to_users) > self._max_recipients:
+            raise TooManyRecipients(
+                f"data.to_users: at most {self._max_recipients} recipients", reply_id=request.reply_id
+            )
+        if has_control_or_bidi("".join(event.to_users)):
+            position = next(i for i, recipient in enumerate(event.to_users) if has_control_or_bidi(recipient))
+            raise InvalidEvent(
+                f"data.to_users[{position}]: holds a control or bidi character", reply_id=request.reply_id
+            )
