@@ -1,0 +1,1 @@
+"""Sockets: the one port, the WebSocket acceptor, the life of a connection."""

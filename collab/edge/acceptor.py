@@ -1,0 +1,172 @@
+"""Owns the plain WebSocket acceptor: who may come in, the handshake, one nursery for each connection."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import itertools
+import math
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import trio
+from trio_websocket import ConnectionClosed, wrap_server_stream
+
+from collab.core.connection import Connection
+from collab.core.mailbox import Mailbox
+from collab.edge.life import Life
+from collab.edge.tap import Tap
+from collab.errors import Refused
+from collab.policy.limits import Admission
+from collab.policy.origins import OriginPolicy
+from collab.policy.validation import EventRules
+from collab.wire.close import Close, CloseCode
+from collab.wire.identity import Identity, identity_from_query
+from collab.wire.plain import PLAIN
+
+if TYPE_CHECKING:
+    from collab.core.membership import Membership
+    from collab.core.router import Router
+    from collab.core.status import Status
+    from collab.edge.peer import Ends
+    from collab.settings import Settings
+    from collab.wire.head import Head
+
+_GOING_AWAY = Close(CloseCode.GOING_AWAY, "The service is going down")
+
+
+class Acceptor:
+    """Takes WebSocket upgrades in and runs each connection to its end."""
+
+    def __init__(self, settings: Settings, membership: Membership, router: Router, status: Status) -> None:
+        self._settings = settings
+        self._membership = membership
+        self._router = router
+        self._status = status
+        self._admission = Admission(settings.limits)
+        self._origins = OriginPolicy(settings.origins)
+        self._rules = EventRules(max_recipients=settings.limits.max_recipients)
+        self._ids = itertools.count(1)
+        self._lives: set[Life] = set()
+
+    async def serve(self, stream: trio.abc.Stream, head: Head, rest: bytes, ends: Ends) -> None:
+        """One upgrade request and the connection that comes of it. The caller closes the stream.
+
+        Raises:
+            Refused: the request may not come in; nothing was sent.
+        """
+        _check_upgrade(head)
+        if self._status.draining:
+            raise draining(self._settings)
+        self._origins.check(head.get_all("origin"))
+        identity = identity_from_query(head.query, path_user_id=_user_id_in(head.path))
+        with self._admission.admit(ends.address):
+            tap = Tap(
+                stream,
+                head.to_bytes(),
+                rest,
+                max_message_bytes=self._settings.limits.message_bytes,
+                write_seconds=self._settings.timeouts.write,
+            )
+            async with trio.open_nursery() as nursery:
+                await self._shake_hands_and_live(nursery, tap, identity, ends)
+                nursery.cancel_scope.cancel()
+
+    def lives(self) -> list[Life]:
+        """The connections that are alive, or saying goodbye, at this moment."""
+        return list(self._lives)
+
+    def stop_reading(self) -> None:
+        """Take no further messages from anybody."""
+        for life in self._lives:
+            life.stop_reading()
+
+    def send_away(self, deadline: float) -> None:
+        """End every connection with 1001, its mailbox flushed until `deadline` on Trio's clock."""
+        for life in self.lives():
+            life.flush_until(deadline)
+            life.connection.end(_GOING_AWAY)
+
+    async def _shake_hands_and_live(
+        self, nursery: trio.Nursery, tap: Tap, identity: Identity, ends: Ends
+    ) -> None:
+        settings = self._settings
+        try:
+            with trio.fail_after(settings.timeouts.handshake):
+                request = await wrap_server_stream(
+                    nursery, tap, message_queue_size=0, max_message_size=settings.limits.message_bytes
+                )
+                websocket = await request.accept()
+        except (trio.TooSlowError, ConnectionClosed):
+            return
+        connection = Connection(
+            connection_id=next(self._ids),
+            identity=identity,
+            address=ends.address,
+            dialect=PLAIN,
+            connected_at=datetime.now(UTC),
+            mailbox=Mailbox.from_limits(settings.limits),
+            max_in_flight=settings.limits.in_flight,
+        )
+        life = Life(
+            connection,
+            tap,
+            websocket,
+            membership=self._membership,
+            router=self._router,
+            rules=self._rules,
+            timeouts=settings.timeouts,
+        )
+        self._lives.add(life)
+        try:
+            await life.run(nursery)
+        finally:
+            self._lives.discard(life)
+
+
+def draining(settings: Settings) -> Refused:
+    """The answer to whoever comes while the service goes down."""
+    return Refused(
+        503,
+        "draining",
+        "the service is going down",
+        retry_after_seconds=math.ceil(settings.server.reconnect_spread),
+    )
+
+
+def is_websocket_path(path: str) -> bool:
+    """Whether a path, still percent-encoded, is that of the plain WebSocket: `/`, `/ws`, `/ws/{user_id}`."""
+    return path in ("/", "/ws") or (path.startswith("/ws/") and "/" not in path[4:])
+
+
+def _user_id_in(path: str) -> str:
+    return path.removeprefix("/ws/") if path.startswith("/ws/") else ""
+
+
+def _check_upgrade(head: Head) -> None:
+    """Check what RFC 6455 section 4.2.1 asks of an opening handshake."""
+    if not is_websocket_path(head.path):
+        raise Refused(404, "not_found", "WebSocket connections are taken at /, /ws and /ws/{user_id}")
+    if head.method != "GET" or head.version != "1.1":
+        raise Refused(400, "bad_request", "a WebSocket upgrade is a GET request of HTTP/1.1")
+    if "upgrade" not in head.tokens("connection"):
+        raise Refused(400, "bad_request", "the Connection header must say upgrade")
+    if head.tokens("transfer-encoding") or (head.get("content-length") or "0").strip("0"):
+        raise Refused(400, "bad_request", "a WebSocket upgrade has no body")
+    if head.get_all("sec-websocket-version") != ["13"]:
+        raise Refused(
+            426,
+            "upgrade_required",
+            "the WebSocket version spoken here is 13",
+            headers=(("sec-websocket-version", "13"), ("upgrade", "websocket")),
+        )
+    keys = head.get_all("sec-websocket-key")
+    if len(keys) != 1 or not _is_key(keys[0]):
+        raise Refused(400, "bad_request", "Sec-WebSocket-Key must be 16 bytes in base64")
+
+
+def _is_key(key: str) -> bool:
+    try:
+        return len(base64.b64decode(key, validate=True)) == 16
+    except (binascii.Error, ValueError):
+        return False

@@ -1,0 +1,145 @@
+"""Owns the one port: reads a request's head, decides once, hands the connection on, closes it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import trio
+
+from collab.edge.exchange import Exchange, read_body
+from collab.edge.peer import Ends, ends_of
+from collab.errors import Refused
+from collab.observe.log import get_logger
+from collab.wire.head import Head, HeadReader, error_response
+
+if TYPE_CHECKING:
+    from collab.edge.acceptor import Acceptor
+    from collab.settings import Settings
+
+_log = get_logger()
+_RECEIVE_BYTES = 4096
+_LINGER_BYTES = 1024 * 1024
+
+ServeHttp = Callable[[Exchange], Awaitable[None]]
+"""Serves one HTTP exchange: reads its request, writes the response, closes the exchange."""
+
+
+class Door:
+    """Every connection of the port comes in here and is contained here.
+
+    An upgrade to WebSocket goes to the acceptor. Any other request is read whole, given to the HTTP
+    server as the only one of its connection, and answered with `connection: close`: so every
+    request passes these checks, and an upgrade that follows a GET comes as a connection of its own.
+    """
+
+    def __init__(self, settings: Settings, acceptor: Acceptor, serve_http: ServeHttp) -> None:
+        self._timeouts = settings.timeouts
+        self._max_body_bytes = int(settings.limits.message_bytes)
+        self._acceptor = acceptor
+        self._serve_http = serve_http
+        self._exchanges: set[Exchange] = set()
+        self._open = 0
+        self._empty: trio.Event | None = None
+
+    async def serve(self, stream: trio.abc.Stream) -> None:
+        """One connection from accept to close. Owns the stream; raises nothing that a peer can cause."""
+        self._open += 1
+        try:
+            ends = ends_of(stream)
+            if ends is not None:
+                await self._serve(stream, ends)
+        except* (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
+            # The peer left in the middle of something; there is nobody to tell.
+            pass
+        except* Exception as group:
+            # The boundary of this connection: our own fault must not end the others.
+            _log.error("Connection failed", exc_info=group)
+        finally:
+            await trio.aclose_forcefully(stream)
+            self._closed()
+
+    def abort_exchanges(self) -> None:
+        """Give up every HTTP response that is still being written."""
+        for exchange in self._exchanges:
+            exchange.abort()
+
+    async def wait_empty(self) -> None:
+        """Wait until no connection is open."""
+        while self._open:
+            if self._empty is None:
+                self._empty = trio.Event()
+            await self._empty.wait()
+
+    def _closed(self) -> None:
+        self._open -= 1
+        if not self._open and self._empty is not None:
+            self._empty.set()
+            self._empty = None
+
+    async def _serve(self, stream: trio.abc.Stream, ends: Ends) -> None:
+        head: Head | None = None
+        try:
+            with self._arrival_deadline():
+                read = await _read_head(stream)
+            if read is None:
+                return
+            head, rest = read
+            if "websocket" in head.tokens("upgrade"):
+                await self._acceptor.serve(stream, head, rest, ends)
+                return
+            with self._arrival_deadline():
+                body = await read_body(stream, head, rest, max_bytes=self._max_body_bytes)
+            await self._exchange(stream, head, body, ends)
+        except Refused as refusal:
+            _log.info(
+                "Request refused",
+                address=ends.address,
+                status=refusal.status,
+                code=refusal.code,
+                reason=refusal.message,
+            )
+            with trio.move_on_after(self._timeouts.write):
+                is_head = head is not None and head.method == "HEAD"
+                await stream.send_all(error_response(refusal, with_body=not is_head))
+        except trio.EndOfChannel:
+            return
+        await self._linger(stream)
+
+    @contextmanager
+    def _arrival_deadline(self) -> Iterator[None]:
+        """Gives a part of a request the handshake timeout to arrive; raises `Refused` 408 after it."""
+        try:
+            with trio.fail_after(self._timeouts.handshake):
+                yield
+        except trio.TooSlowError:
+            raise Refused(408, "request_timeout", "the request did not arrive in time") from None
+
+    async def _exchange(self, stream: trio.abc.Stream, head: Head, body: bytes, ends: Ends) -> None:
+        request = head.with_body_length(len(body)).to_bytes() + body
+        exchange = Exchange(stream, request, ends, write_seconds=self._timeouts.write)
+        self._exchanges.add(exchange)
+        try:
+            await self._serve_http(exchange)
+        finally:
+            self._exchanges.discard(exchange)
+
+    async def _linger(self, stream: trio.abc.Stream) -> None:
+        """End our side and read on a little: closing with bytes unread would reset what we just sent."""
+        with trio.move_on_after(self._timeouts.close):
+            if isinstance(stream, trio.abc.HalfCloseableStream):
+                await stream.send_eof()
+            seen = 0
+            while seen < _LINGER_BYTES and (data := await stream.receive_some(_RECEIVE_BYTES)):
+                seen += len(data)
+
+
+async def _read_head(stream: trio.abc.Stream) -> tuple[Head, bytes] | None:
+    """The head and what came after it; None where the peer left first."""
+    reader = HeadReader()
+    while data := await stream.receive_some(_RECEIVE_BYTES):
+        head = reader.feed(bytes(data))
+        if head is not None:
+            return head, reader.rest
+    return None

@@ -1,0 +1,171 @@
+"""Owns the composition: builds every part of one service and opens the nurseries it runs in."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import trio
+
+from collab.core.membership import Membership
+from collab.core.presence import Presence
+from collab.core.registry import Registry
+from collab.core.router import Router
+from collab.core.status import Status
+from collab.edge.acceptor import Acceptor
+from collab.edge.door import Door
+from collab.edge.keepalive import Sweeper
+from collab.edge.listen import Address, local_addresses, open_listeners
+from collab.observe.events import EventLog
+from collab.observe.log import get_logger
+from collab.web.app import create_app
+from collab.web.serving import http_server
+from collab.wire.messages import ServiceShutdown
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from collab.settings import Settings
+
+_log = get_logger()
+_SHORTEST_RECONNECT_MS = 500
+_EVENT_LOG_TICK_SECONDS = 1.0
+
+
+class Service:
+    """A running service. Made by `serve`; usable until `serve` returns."""
+
+    def __init__(self, settings: Settings, addresses: Sequence[Address]) -> None:
+        self.settings = settings
+        self.addresses = list(addresses)
+        """Where it listens: an IP address and a port number each."""
+        self.status = Status()
+        self.registry = Registry()
+        self._event_log = EventLog(_log, settings.log.events_per_second)
+        self._router = Router(
+            self.registry,
+            self.status,
+            self._event_log,
+            slow_consumer_seconds=settings.limits.slow_consumer,
+        )
+        membership = Membership(
+            self.registry,
+            self._router,
+            Presence(self.registry, self.status),
+            self.status,
+            connections_per_user=settings.limits.connections_per_user,
+        )
+        self._acceptor = Acceptor(settings, membership, self._router, self.status)
+        self._door: Door | None = None
+        self._scope = trio.CancelScope()
+        self._drain_asked = trio.Event()
+        self._finished = trio.Event()
+
+    @property
+    def http_url(self) -> str:
+        """The base URL of the HTTP API, by the host name of the settings where it is one."""
+        return f"http://{self._authority()}"
+
+    @property
+    def ws_url(self) -> str:
+        """The URL that backends connect to."""
+        return f"ws://{self._authority()}"
+
+    async def drain(self) -> None:
+        """Let nobody new in, tell everyone, deliver what was taken in, and come to an end.
+
+        Returns when the service has ended: within `server.drain`, and early once nobody is left.
+        A second call waits for the same end.
+        """
+        self._drain_asked.set()
+        await self._finished.wait()
+
+    async def serve_stream(self, stream: trio.abc.Stream) -> None:
+        """Serve one connection that did not come through the listeners. Owns the stream.
+
+        The stream needs a `socket` that knows both addresses (see `collab.testing`).
+        """
+        assert self._door is not None, "the service is not running"
+        await self._door.serve(stream)
+
+    async def run(
+        self,
+        listeners: Sequence[trio.SocketListener],
+        *,
+        task_status: trio.TaskStatus[Service] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Run until drained or cancelled. Owns the listeners."""
+        app = create_app(self.settings, self.registry, self.status, self.ws_url)
+        sweeper = Sweeper(self.settings, self._acceptor, self._router)
+        try:
+            async with http_server(app) as serve_http, trio.open_nursery() as nursery:
+                self._door = Door(self.settings, self._acceptor, serve_http)
+                try:
+                    await nursery.start(self._router.run)
+                    await nursery.start(sweeper.run)
+                    nursery.start_soon(self._tick_event_log)
+                    if listeners:
+                        nursery.start_soon(trio.serve_listeners, self._door.serve, list(listeners))
+                    task_status.started(self)
+                    await self._drain_asked.wait()
+                    await self._drain(self._door)
+                finally:
+                    # A response that nobody reads is sent in a scope that Hypercorn shields.
+                    self._door.abort_exchanges()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._finished.set()
+
+    async def _tick_event_log(self) -> None:
+        while True:
+            await trio.sleep(_EVENT_LOG_TICK_SECONDS)
+            self._event_log.tick()
+
+    async def _drain(self, door: Door) -> None:
+        """The order of docs/architecture.md, "Drain". Bounded by `server.drain` as a whole."""
+        self.status.draining = True
+        deadline = trio.current_time() + self.settings.server.drain
+        _log.info("Draining", connections=self.registry.connection_count)
+        with trio.move_on_at(deadline) as bounded:
+            self._announce_shutdown()
+            self._acceptor.stop_reading()
+            await self._router.wait_settled()
+            self._acceptor.send_away(deadline)
+            await door.wait_empty()
+        _log.info("Drained", in_time=not bounded.cancelled_caught)
+
+    def _announce_shutdown(self) -> None:
+        timestamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        longest_ms = int(self.settings.server.reconnect_spread * 1000)
+        for connection in list(self.registry.connections()):
+            # Not a secret: the spread only keeps the clients from returning all at once.
+            delay_ms = random.randint(_SHORTEST_RECONNECT_MS, longest_ms)
+            connection.send(ServiceShutdown(timestamp=timestamp, reconnect_in_ms=delay_ms))
+
+    def _authority(self) -> str:
+        host = self.settings.server.host
+        port = self.addresses[0][1] if self.addresses else self.settings.server.port
+        if not host or host in ("0.0.0.0", "::"):
+            host = "localhost"
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+async def serve(
+    settings: Settings, *, task_status: trio.TaskStatus[Service] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Run one service until it is drained or cancelled.
+
+    Start it with `service = await nursery.start(serve, settings)`: the `Service` listens by then.
+    Several can run in one process. Cancelling leaves no task, socket or thread behind.
+
+    Raises:
+        CannotStart: it cannot listen where the settings say.
+    """
+    listeners = await open_listeners(settings.server.host, settings.server.port)
+    try:
+        service = Service(settings, local_addresses(listeners))
+        await service.run(listeners, task_status=task_status)
+    finally:
+        for listener in listeners:
+            listener.socket.close()

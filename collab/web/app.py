@@ -1,0 +1,85 @@
+"""Owns the Quart-Trio app: its errors, CORS, and what it answers while the service drains."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from quart import Response, request
+from quart_cors import cors
+from quart_trio import QuartTrio
+from werkzeug.exceptions import HTTPException
+
+from collab.errors import Refused
+from collab.observe.log import get_logger
+from collab.web.api import Api, json_response
+from collab.web.page import index
+
+if TYPE_CHECKING:
+    from collab.core.registry import Registry
+    from collab.core.status import Status
+    from collab.settings import Settings
+
+_log = get_logger()
+_ANSWERED_WHILE_DRAINING = frozenset({"/health", "/ready"})
+
+
+def create_app(settings: Settings, registry: Registry, status: Status, ws_url: str) -> QuartTrio:
+    """The HTTP app of one service. `ws_url` is handed out where a request does not say its Host."""
+    app = QuartTrio("collab", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = int(settings.limits.message_bytes)
+    api = Api(settings, registry, status, ws_url)
+    app.add_url_rule("/", view_func=index)
+    app.add_url_rule("/ws", view_func=upgrade_required)
+    app.add_url_rule("/ws/<user_id>", view_func=upgrade_required)
+    app.add_url_rule("/health", view_func=api.health)
+    app.add_url_rule("/ready", view_func=api.ready)
+    app.add_url_rule("/api/users/online", view_func=api.users_online)
+    app.add_url_rule("/api/users/<user_id>", view_func=api.user)
+    app.add_url_rule("/api/register", view_func=api.register, methods=["POST"])
+
+    @app.before_request
+    def refuse_while_draining() -> None:
+        if status.draining and request.path not in _ANSWERED_WHILE_DRAINING:
+            raise Refused(
+                503,
+                "draining",
+                "the service is going down",
+                retry_after_seconds=math.ceil(settings.server.reconnect_spread),
+            )
+
+    @app.errorhandler(Refused)
+    async def refused(error: Refused) -> Response:
+        headers = dict(error.headers)
+        if error.retry_after_seconds is not None:
+            headers["retry-after"] = str(error.retry_after_seconds)
+        return json_response(
+            {"error": error.message, "code": error.code}, status=error.status, headers=headers
+        )
+
+    @app.errorhandler(HTTPException)
+    async def http_error(error: HTTPException) -> Response:
+        status_code = error.code or 500
+        headers = {name: value for name, value in error.get_headers() if name.lower() == "allow"}
+        return json_response(
+            {"error": error.description or error.name, "code": error.name.lower().replace(" ", "_")},
+            status=status_code,
+            headers=headers,
+        )
+
+    @app.errorhandler(Exception)
+    async def failed(error: Exception) -> Response:
+        _log.error("HTTP request failed", method=request.method, path=request.path, exc_info=error)
+        return json_response({"error": "internal error", "code": "internal"}, status=500)
+
+    return cors(app, allow_origin=list(settings.http.cors_origins))
+
+
+async def upgrade_required(user_id: str | None = None) -> Response:
+    """`/ws` without an upgrade."""
+    raise Refused(
+        426,
+        "upgrade_required",
+        "this is a WebSocket endpoint; connect with ws:// and the Upgrade header",
+        headers=(("upgrade", "websocket"), ("connection", "upgrade")),
+    )

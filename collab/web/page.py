@@ -1,0 +1,38 @@
+"""Owns the page at `/`: what this is, and where to go from here."""
+
+from __future__ import annotations
+
+from quart import Response
+
+_PAGE = """\
+<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>trio-collab</title>
+<style>
+  body { font: 16px/1.5 system-ui, sans-serif; max-width: 42rem; margin: 3rem auto; padding: 0 1rem; }
+  code { background: #eee; padding: 0.1em 0.3em; border-radius: 3px; }
+  @media (prefers-color-scheme: dark) {
+    body { background: #111; color: #ddd; } code { background: #333; } a { color: #8bf; }
+  }
+</style>
+<h1>trio-collab</h1>
+<p>An event router for collaborating Portfolio Planner backends. It knows who is online, carries
+events from one backend to those it names, acknowledges each, and stores nothing.</p>
+<p>A backend connects with a WebSocket to this same address:</p>
+<p><code>/?user_id=&lt;id&gt;&amp;backend_url=&lt;url&gt;&amp;display_name=&lt;name&gt;</code></p>
+<ul>
+  <li><a href="/health">/health</a>: alive, and the counters</li>
+  <li><a href="/ready">/ready</a>: whether new connections are taken</li>
+  <li><a href="/api/users/online">/api/users/online</a>: who is online</li>
+  <li><code>GET /api/users/&lt;user_id&gt;</code>: one user, 404 when offline</li>
+  <li><code>POST /api/register</code>: how to connect</li>
+</ul>
+</html>
+"""
+
+
+async def index() -> Response:
+    """`GET /` without an upgrade."""
+    return Response(_PAGE, content_type="text/html; charset=utf-8")
