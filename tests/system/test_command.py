@@ -1,0 +1,294 @@
+"""`trio-collab serve` as a real process: what it prints, its signals, its exit codes, `--reload`."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+import collab
+
+PACKAGE = Path(collab.__file__).parent
+PATIENCE_SECONDS = 15.0
+
+
+class Command:
+    """One run of the command, in a directory of its own. Owns the process."""
+
+    def __init__(self, directory, *arguments, environ=None, python_path=PACKAGE.parent):
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if name != "PORT" and not name.startswith("COLLAB_")
+        }
+        self.output = ""
+        self.errors = ""
+        self._lines = queue.SimpleQueue()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "collab", *arguments],
+            cwd=directory,
+            env={**inherited, "PYTHONPATH": str(python_path), **(environ or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._readers = [threading.Thread(target=read) for read in (self._read_output, self._read_errors)]
+        for reader in self._readers:
+            reader.start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        self._process.kill()
+        self.wait()
+
+    def signal(self, number):
+        self._process.send_signal(number)
+
+    def wait(self):
+        """The exit code, once the process and all that hold its output have ended."""
+        code = self._process.wait(PATIENCE_SECONDS)
+        for reader in self._readers:
+            reader.join(PATIENCE_SECONDS)
+            assert not reader.is_alive(), "a process that the command started is still there"
+        self._process.stdout.close()
+        self._process.stderr.close()
+        return code
+
+    def line(self, pattern):
+        """The next line of either output that matches, as a match object."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                line = self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                pytest.fail(f"no line matches {pattern!r}: {self.output}{self.errors}")
+            if match := re.search(pattern, line):
+                return match
+
+    def address(self):
+        """Host and port of the next line that says where the service listens."""
+        url = urlsplit(self.line(r'Listening.*"(ws://[^"]+)"')[1])
+        return url.hostname, url.port
+
+    def _read_output(self):
+        for line in self._process.stdout:
+            self.output += line
+            self._lines.put(line)
+
+    def _read_errors(self):
+        for line in self._process.stderr:
+            self.errors += line
+            self._lines.put(line)
+
+
+def connect_and_stall(address):
+    """A WebSocket client that never reads or answers again."""
+    client = socket.create_connection(address, timeout=PATIENCE_SECONDS)
+    client.sendall(
+        b"GET /?user_id=ada&backend_url=http://localhost:8000 HTTP/1.1\r\nHost: localhost\r\n"
+        b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    assert client.recv(12) == b"HTTP/1.1 101"
+    return client
+
+
+def is_listening(address):
+    try:
+        socket.create_connection(address, timeout=1).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+def stops_listening(address):
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while is_listening(address):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_says_where_it_listens_and_a_signal_ends_it_with_0(tmp_path, number):
+    with Command(tmp_path, "serve", "--port", "0") as command:
+        address = command.address()
+        assert is_listening(address)
+        command.signal(number)
+        assert command.wait() == 0
+        assert command.errors == ""
+        assert not is_listening(address)
+    assert "Listening" in (tmp_path / "collaboration-service.log").read_text()
+
+
+def test_the_log_can_be_json_on_the_console_alone(tmp_path):
+    with Command(tmp_path, "serve", "--port=0", "--log-format=json", "--log-file=") as command:
+        command.address()
+        command.signal(signal.SIGTERM)
+        assert command.wait() == 0
+    lines = [json.loads(line) for line in command.output.splitlines()]
+    assert "Stopping" in [line["event"] for line in lines]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_come_from_the_file_and_the_environment(tmp_path):
+    (tmp_path / "collab.toml").write_text("[server]\nport = 1\n[log]\nfile = ''\nformat = 'json'\n")
+    environ = {"COLLAB_SERVER__PORT": "0"}
+    with Command(tmp_path, "serve", "--config", "collab.toml", environ=environ) as command:
+        assert command.address()[1] > 1
+        assert command.output.startswith("{")
+
+
+def test_a_second_signal_ends_it_at_once_with_1(tmp_path):
+    environ = {"COLLAB_TIMEOUTS__CLOSE": "10s"}
+    with Command(tmp_path, "serve", "--port=0", environ=environ) as command:
+        with connect_and_stall(command.address()):
+            command.signal(signal.SIGTERM)
+            command.line("Stopping")
+            before = time.monotonic()
+            command.signal(signal.SIGTERM)
+            assert command.wait() == 1
+            assert time.monotonic() - before < 1
+        assert "Stopped at once" in command.output
+        assert command.errors == ""
+
+
+def test_a_stalled_client_does_not_hold_up_the_end_past_the_drain(tmp_path):
+    environ = {"COLLAB_SERVER__DRAIN": "1s", "COLLAB_TIMEOUTS__CLOSE": "10s"}
+    with (
+        Command(tmp_path, "serve", "--port=0", environ=environ) as command,
+        connect_and_stall(command.address()),
+    ):
+        before = time.monotonic()
+        command.signal(signal.SIGTERM)
+        assert command.wait() == 0
+        assert time.monotonic() - before < 3
+
+
+def test_a_hangup_opens_the_log_file_anew(tmp_path):
+    log = tmp_path / "service.log"
+    with Command(tmp_path, "serve", "--port=0", "--log-file=service.log") as command:
+        address = command.address()
+        log.rename(tmp_path / "service.log.old")
+        command.signal(signal.SIGHUP)
+        command.line("Log reopened")
+        assert is_listening(address)
+        command.signal(signal.SIGTERM)
+        assert command.wait() == 0
+    assert "Log reopened" in log.read_text()
+
+
+def test_a_port_in_use_is_one_line_and_exit_code_1(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        arguments = ["serve", "--host=127.0.0.1", f"--port={port}", "--log-file="]
+        with Command(tmp_path, *arguments) as command:
+            assert command.wait() == 1
+    assert re.fullmatch(rf"trio-collab: .*{port}.*\n", command.errors)
+    assert "Traceback" not in command.output
+
+
+def test_an_address_of_another_machine_is_one_line_and_exit_code_1(tmp_path):
+    with Command(tmp_path, "serve", "--host=192.0.2.1", "--port=0", "--log-file=") as command:
+        assert command.wait() == 1
+    assert re.fullmatch(r"trio-collab: .*192\.0\.2\.1.*\n", command.errors)
+
+
+def test_a_log_file_that_cannot_be_opened_is_one_line_and_exit_code_1(tmp_path):
+    with Command(tmp_path, "serve", "--port=0", "--log-file=missing/service.log") as command:
+        assert command.wait() == 1
+    assert re.fullmatch(r"trio-collab: .*missing/service\.log.*\n", command.errors)
+
+
+def test_a_wrong_setting_is_one_line_and_exit_code_2(tmp_path):
+    with Command(tmp_path, "serve", environ={"COLLAB_LIMITS__MESSAGE_BYTES": "huge"}) as command:
+        assert command.wait() == 2
+    assert command.output == ""
+    assert re.fullmatch(
+        r"trio-collab: limits\.message_bytes .*COLLAB_LIMITS__MESSAGE_BYTES.*\n", command.errors
+    )
+
+
+@pytest.fixture
+def reloading(tmp_path):
+    """A service under `--reload`, started from a copy of the package, and its config file."""
+    copy = tmp_path / "copy"
+    shutil.copytree(PACKAGE, copy / "collab", ignore=shutil.ignore_patterns("__pycache__"))
+    config = tmp_path / "collab.toml"
+    config.write_text("server.port = 0\n")
+    arguments = ["serve", "--reload", "--config=collab.toml", "--log-file="]
+    environ = {"COLLAB_TIMEOUTS__CLOSE": "10s"}
+    with Command(tmp_path, *arguments, environ=environ, python_path=copy) as command:
+        yield command, config, copy / "collab"
+
+
+def test_reload_restarts_on_a_change_of_config_or_code_in_under_two_seconds(reloading):
+    command, config, package = reloading
+    first = command.address()
+    before = time.monotonic()
+    config.write_text("server.port = 0\nserver.drain = '3s'\n")
+    second = command.address()
+    assert time.monotonic() - before < 2
+    assert not is_listening(first)
+    before = time.monotonic()
+    with (package / "_version.py").open("a") as module:
+        module.write("# changed\n")
+    third = command.address()
+    assert time.monotonic() - before < 2
+    assert not is_listening(second)
+    command.signal(signal.SIGTERM)
+    assert command.wait() == 0
+    assert not is_listening(third)
+
+
+def test_reload_does_not_wait_for_a_stalled_client(reloading):
+    command, config, _ = reloading
+    with connect_and_stall(command.address()):
+        before = time.monotonic()
+        config.write_text("server.port = 0\nserver.drain = '3s'\n")
+        command.address()
+        assert time.monotonic() - before < 2
+
+
+def test_reload_survives_a_mistake_in_the_config_file(reloading):
+    command, config, _ = reloading
+    first = command.address()
+    config.write_text("server.prot = 0\n")
+    command.line(r"^trio-collab: server\.prot .*did you mean server\.port\?$")
+    assert not is_listening(first)
+    config.write_text("server.port = 0\n")
+    assert is_listening(command.address())
+    assert "Traceback" not in command.errors
+
+
+def test_reload_ends_with_the_exit_code_of_its_child(reloading):
+    command, _, _ = reloading
+    with connect_and_stall(command.address()):
+        command.signal(signal.SIGINT)
+        command.line("Stopping")
+        command.signal(signal.SIGINT)
+        assert command.wait() == 1
+
+
+def test_reload_leaves_no_child_behind_when_it_is_killed(reloading):
+    command, _, _ = reloading
+    address = command.address()
+    command.signal(signal.SIGKILL)
+    assert stops_listening(address)
+    assert command.wait() == -signal.SIGKILL
