@@ -58,7 +58,7 @@ class Service:
         )
         self._acceptor = Acceptor(settings, membership, self._router, self.status)
         self._door: Door | None = None
-        self._scope = trio.CancelScope()
+        self._streams: set[trio.CancelScope] = set()
         self._drain_asked = trio.Event()
         self._finished = trio.Event()
 
@@ -87,7 +87,13 @@ class Service:
         The stream needs a `socket` that knows both addresses (see `collab.testing`).
         """
         assert self._door is not None, "the service is not running"
-        await self._door.serve(stream)
+        scope = trio.CancelScope()
+        self._streams.add(scope)
+        try:
+            with scope:
+                await self._door.serve(stream)
+        finally:
+            self._streams.discard(scope)
 
     async def run(
         self,
@@ -115,6 +121,8 @@ class Service:
                     self._door.abort_exchanges()
                 nursery.cancel_scope.cancel()
         finally:
+            for scope in self._streams:
+                scope.cancel()
             self._finished.set()
 
     async def _tick_event_log(self) -> None:
@@ -130,7 +138,11 @@ class Service:
         with trio.move_on_at(deadline) as bounded:
             self._announce_shutdown()
             self._acceptor.stop_reading()
-            await self._router.wait_settled()
+            # A stalled recipient holds up the acks of others, who need time for their own goodbye.
+            with trio.move_on_after(self.settings.server.drain / 2) as patience:
+                await self._router.wait_settled()
+            if patience.cancelled_caught:
+                self._router.give_up_waiting()
             self._acceptor.send_away(deadline)
             await door.wait_empty()
         _log.info("Drained", in_time=not bounded.cancelled_caught)

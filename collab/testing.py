@@ -254,6 +254,16 @@ class LocalService:
     _timeout_seconds: float
     _backends: list[FakeBackend] = attrs.field(factory=list)
 
+    @property
+    def ws_url(self) -> str:
+        """The URL that backends connect to."""
+        return self.service.ws_url
+
+    @property
+    def http_url(self) -> str:
+        """The base URL of the HTTP API."""
+        return self.service.http_url
+
     async def connect(
         self,
         user_id: str,

@@ -78,6 +78,8 @@ class Connection:
     """The same events as far as they were routed, in the order in which their acks go out."""
     close: Close | None = None
     """Why the connection is ending; None while it is live."""
+    peer_close_code: int = 1006
+    """The code of the peer's close frame; 1006 while there is none (RFC 6455 section 7.1.5)."""
     _changed: trio.Event | None = None
 
     @property
@@ -113,6 +115,11 @@ class Connection:
     async def wait_acknowledged(self) -> None:
         """Wait until every event of this connection has been acknowledged."""
         while self.in_flight:
+            await self._wait_changed()
+
+    async def wait_all_entered(self) -> None:
+        """Wait until nothing waits for room in the mailbox any more."""
+        while self.mailbox.has_waiting:
             await self._wait_changed()
 
     def acknowledged(self) -> None:

@@ -66,8 +66,8 @@ class Membership:
         _log.info(
             "Backend disconnected",
             user_id=connection.user_id,
-            code=connection.close.code if connection.close else None,
-            reason=connection.close.reason if connection.close else "closed by the backend",
+            code=int(connection.close.code) if connection.close else connection.peer_close_code,
+            reason=connection.close.reason if connection.close else "left",
             total_active=self._registry.user_count,
         )
         if last:

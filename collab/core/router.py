@@ -92,6 +92,13 @@ class Router:
                 self._stalled.discard(connection)
                 connection.end(_TOO_SLOW)
 
+    def give_up_waiting(self) -> None:
+        """Count as undelivered whatever waits for room in a mailbox, so that its acks can go out (drain)."""
+        stalled = list(self._stalled)
+        self._stalled.clear()
+        for connection in stalled:
+            connection.mailbox.close(discard=False)
+
     def acknowledge_decided(self, sender: Connection) -> None:
         """Queue the acks that are due, in the order of their events."""
         unacknowledged = sender.unacknowledged

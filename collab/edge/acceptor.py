@@ -65,7 +65,7 @@ class Acceptor:
                 stream,
                 head.to_bytes(),
                 rest,
-                max_message_bytes=self._settings.limits.message_bytes,
+                max_message_bytes=int(self._settings.limits.message_bytes),
                 write_seconds=self._settings.timeouts.write,
             )
             async with trio.open_nursery() as nursery:
@@ -82,9 +82,9 @@ class Acceptor:
             life.stop_reading()
 
     def send_away(self, deadline: float) -> None:
-        """End every connection with 1001, its mailbox flushed until `deadline` on Trio's clock."""
+        """End every connection with 1001, its mailbox flushed, by `deadline` on Trio's clock."""
         for life in self.lives():
-            life.flush_until(deadline)
+            life.be_gone_by(deadline)
             life.connection.end(_GOING_AWAY)
 
     async def _shake_hands_and_live(
@@ -149,8 +149,9 @@ def _check_upgrade(head: Head) -> None:
         raise Refused(404, "not_found", "WebSocket connections are taken at /, /ws and /ws/{user_id}")
     if head.method != "GET" or head.version != "1.1":
         raise Refused(400, "bad_request", "a WebSocket upgrade is a GET request of HTTP/1.1")
-    if "upgrade" not in head.tokens("connection"):
-        raise Refused(400, "bad_request", "the Connection header must say upgrade")
+    wishes = head.tokens("connection")
+    if "upgrade" not in wishes or "close" in wishes:
+        raise Refused(400, "bad_request", "the Connection header must say upgrade, and not close")
     if head.tokens("transfer-encoding") or (head.get("content-length") or "0").strip("0"):
         raise Refused(400, "bad_request", "a WebSocket upgrade has no body")
     if head.get_all("sec-websocket-version") != ["13"]:

@@ -93,11 +93,17 @@ class Exchange(trio.abc.Stream):
         if self._aborted:
             raise trio.BrokenResourceError("the exchange was given up")
         self._sending = trio.CancelScope(deadline=trio.current_time() + self._write_seconds)
-        with self._sending:
-            await self._stream.send_all(data)
-            return
-        self.abort()
-        raise trio.BrokenResourceError("the peer did not read its response in time")
+        sent = False
+        try:
+            with self._sending:
+                await self._stream.send_all(data)
+                sent = True
+        finally:
+            if not sent:
+                # The server's reader waits for the end, and only this tells it.
+                self.abort()
+        if not sent:
+            raise trio.BrokenResourceError("the peer did not read its response in time")
 
     async def wait_send_all_might_not_block(self) -> None:
         """See `trio.abc.SendStream`."""

@@ -57,7 +57,7 @@ class Life:
         self._live = trio.CancelScope()
         self._written = trio.Event()
         self._pinged_at: float | None = None
-        self._flush_deadline: float | None = None
+        self._gone_by: float | None = None
 
     async def run(self, nursery: trio.Nursery) -> None:
         """Live until the peer leaves or the connection is ended, then say goodbye.
@@ -87,9 +87,9 @@ class Life:
         """Take no further messages from the peer; those taken already are answered (drain)."""
         self._tap.stop()
 
-    def flush_until(self, deadline: float) -> None:
-        """Let what is queued go out until this time on Trio's clock when the connection ends (drain)."""
-        self._flush_deadline = deadline
+    def be_gone_by(self, deadline: float) -> None:
+        """Let the goodbye, close frame included, take until this time on Trio's clock (drain)."""
+        self._gone_by = deadline
 
     def check_alive(self, now: float) -> None:
         """Ping a peer that has been silent, end the connection of one that did not answer.
@@ -133,6 +133,8 @@ class Life:
 
     def _note_closed(self, closed: ConnectionClosed) -> None:
         """Tell trio-websocket's own complaint, which it ends without a close frame, from the peer's end."""
+        if self._tap.scanner.peer_closed and closed.reason is not None:
+            self.connection.peer_close_code = closed.reason.code
         if self._tap.scanner.peer_closed or self._tap.ended:
             return
         if closed.reason is not None and closed.reason.code == CloseCode.INVALID_UTF8:
@@ -171,19 +173,24 @@ class Life:
         except (trio.EndOfChannel, trio.ClosedResourceError):
             pass
         except trio.BrokenResourceError:
+            mailbox.close(discard=True)
+            self.connection.changed()
             self._live.cancel()
         self._written.set()
 
     async def _say_goodbye(self) -> None:
         """Send what is still owed and the close frame; wait for the peer's. Shielded, with deadlines."""
-        mailbox, tap, close = self.connection.mailbox, self._tap, self.connection.close
-        deadline = self._flush_deadline or trio.current_time() + self._timeouts.close
-        with trio.move_on_at(deadline, shield=True):
+        connection, mailbox, tap = self.connection, self.connection.mailbox, self._tap
+        close = connection.close
+        flush_by, gone_by = self._goodbye_deadlines()
+        with trio.move_on_at(gone_by, shield=True):
             if close is not None and not tap.ended:
-                if not mailbox.closed:
-                    await self.connection.wait_acknowledged()
-                mailbox.close(discard=False)
-                await self._written.wait()
+                with trio.move_on_at(flush_by):
+                    if not mailbox.closed:
+                        await connection.wait_acknowledged()
+                        await connection.wait_all_entered()
+                        mailbox.close(discard=False)
+                    await self._written.wait()
             elif tap.scanner.peer_closed:
                 close = _ANSWER
             if close is not None:
@@ -191,6 +198,16 @@ class Life:
                     await tap.send_close(close)
                     await tap.wait_ended()
         mailbox.close(discard=True)
+
+    def _goodbye_deadlines(self) -> tuple[float, float]:
+        """Until when what is owed may go out, and until when the close frame and its answer may take.
+
+        The close frame has time of its own, so that nobody else's slowness costs the peer its code.
+        """
+        now, close_seconds = trio.current_time(), self._timeouts.close
+        if self._gone_by is None:
+            return now + close_seconds, now + 2 * close_seconds
+        return self._gone_by - min(close_seconds, (self._gone_by - now) / 4), self._gone_by
 
 
 def _milliseconds_since_epoch() -> int:

@@ -11,6 +11,7 @@ import msgspec
 from quart import Response, request
 
 from collab.errors import Refused
+from collab.wire.codec import field_at_fault
 from collab.wire.identity import IDENTITY_REQUIRED, check_identity
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def _decode_registration(body: str | bytes) -> Registration:
     try:
         return msgspec.json.decode(body, type=Registration)
     except msgspec.ValidationError as error:
-        raise Refused(400, "invalid_parameter", f"the body is not what is expected: {error}") from None
+        raise Refused(400, "invalid_parameter", field_at_fault(error, whole="body")) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refused(400, "invalid_json", f"the body is not JSON: {error}") from None
 

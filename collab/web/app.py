@@ -27,6 +27,8 @@ _ANSWERED_WHILE_DRAINING = frozenset({"/health", "/ready"})
 def create_app(settings: Settings, registry: Registry, status: Status, ws_url: str) -> QuartTrio:
     """The HTTP app of one service. `ws_url` is handed out where a request does not say its Host."""
     app = QuartTrio("collab", static_folder=None)
+    # A path means what it says, as in the door: a user's id may hold slashes.
+    app.url_map.merge_slashes = False
     app.config["MAX_CONTENT_LENGTH"] = int(settings.limits.message_bytes)
     api = Api(settings, registry, status, ws_url)
     app.add_url_rule("/", view_func=index)
@@ -35,11 +37,12 @@ def create_app(settings: Settings, registry: Registry, status: Status, ws_url: s
     app.add_url_rule("/health", view_func=api.health)
     app.add_url_rule("/ready", view_func=api.ready)
     app.add_url_rule("/api/users/online", view_func=api.users_online)
-    app.add_url_rule("/api/users/<user_id>", view_func=api.user)
+    app.add_url_rule("/api/users/<path:user_id>", view_func=api.user)
     app.add_url_rule("/api/register", view_func=api.register, methods=["POST"])
 
+    # Async although nothing waits: Quart runs what is not in a thread.
     @app.before_request
-    def refuse_while_draining() -> None:
+    async def refuse_while_draining() -> None:
         if status.draining and request.path not in _ANSWERED_WHILE_DRAINING:
             raise Refused(
                 503,
@@ -62,7 +65,7 @@ def create_app(settings: Settings, registry: Registry, status: Status, ws_url: s
         status_code = error.code or 500
         headers = {name: value for name, value in error.get_headers() if name.lower() == "allow"}
         return json_response(
-            {"error": error.description or error.name, "code": error.name.lower().replace(" ", "_")},
+            {"error": _sentence(error), "code": error.name.lower().replace(" ", "_")},
             status=status_code,
             headers=headers,
         )
@@ -72,7 +75,14 @@ def create_app(settings: Settings, registry: Registry, status: Status, ws_url: s
         _log.error("HTTP request failed", method=request.method, path=request.path, exc_info=error)
         return json_response({"error": "internal error", "code": "internal"}, status=500)
 
-    return cors(app, allow_origin=list(settings.http.cors_origins))
+    return cors(
+        app, allow_origin=list(settings.http.cors_origins), expose_headers=["Retry-After"]
+    )
+
+
+def _sentence(error: HTTPException) -> str:
+    # Werkzeug's own words for an unknown path advise a person at a browser.
+    return "there is nothing at this path" if error.code == 404 else error.description or error.name
 
 
 async def upgrade_required(user_id: str | None = None) -> Response:

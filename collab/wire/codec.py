@@ -13,6 +13,9 @@ from collab.wire.messages import ClientMessage, CollabEvent, PingRequest, RouteR
 
 MAX_ID_CHARACTERS = 64
 
+# What msgspec raises on a text that is not JSON; the last one is its complaint about UTF-8.
+_MALFORMED = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
+
 _encode = msgspec.json.encode
 
 
@@ -30,7 +33,7 @@ _decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
 def decode(text: bytes) -> ClientMessage:
-    """The client's message in one text frame. `text` must be valid UTF-8.
+    """The client's message in one text frame. `text` must be valid UTF-8: raw parts are not checked for it.
 
     Raises:
         MessageError: `InvalidJson`, `InvalidMessage`, `UnknownEvent` or `InvalidEvent`, with the
@@ -39,8 +42,8 @@ def decode(text: bytes) -> ClientMessage:
     try:
         envelope = _decode_envelope(text)
     except msgspec.ValidationError as error:
-        raise InvalidMessage(_field_at_fault(error, ""), reply_id=_salvaged_id(text)) from None
-    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidMessage(field_at_fault(error), reply_id=_salvaged_id(text)) from None
+    except _MALFORMED as error:
         raise InvalidJson(_parse_fault(error)) from None
     reply_id = bytes(envelope.id)
     if reply_id:
@@ -63,8 +66,8 @@ def decode_event(data: bytes | Raw) -> CollabEvent:
     try:
         return _decode_event(data)
     except msgspec.ValidationError as error:
-        raise InvalidEvent(_field_at_fault(error, "data")) from None
-    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidEvent(field_at_fault(error, "data")) from None
+    except _MALFORMED as error:
         raise InvalidEvent(f"data: {_parse_fault(error)}") from None
 
 
@@ -110,7 +113,7 @@ def _envelope(event: str, data: bytes, reply_id: bytes) -> bytes:
 def _check_id(raw: bytes) -> None:
     try:
         value = _decode_id(raw)
-    except msgspec.MsgspecError:
+    except _MALFORMED:
         raise InvalidMessage("id: expected str or int") from None
     # The bound on an integer's digits keeps what we echo as small as a string's.
     characters = len(value) if isinstance(value, str) else len(raw)
@@ -124,7 +127,7 @@ def _salvaged_id(text: bytes) -> bytes:
         raw = bytes(_decode_object(text).get("id", Raw(b"")))
         if raw:
             _check_id(raw)
-    except (msgspec.MsgspecError, RecursionError, MessageError):
+    except (*_MALFORMED, MessageError):
         return b""
     return raw
 
@@ -133,8 +136,11 @@ _AT = re.compile(r"^(?P<fault>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
 _MISSING = re.compile(r"^Object missing required field `(?P<name>\w+)`$")
 
 
-def _field_at_fault(error: msgspec.ValidationError, prefix: str) -> str:
-    """msgspec's complaint in the protocol's words, such as ``data.to_users[1]: expected str, got int``."""
+def field_at_fault(error: msgspec.ValidationError, prefix: str = "", *, whole: str = "message") -> str:
+    """msgspec's complaint in the protocol's words, such as ``data.to_users[1]: expected str, got int``.
+
+    `prefix` is the path of what was decoded; without one, `whole` names it where no field is at fault.
+    """
     match = _AT.match(str(error))
     assert match is not None  # the pattern matches any text
     path = prefix + (match["path"] or "$").removeprefix("$")
@@ -142,11 +148,16 @@ def _field_at_fault(error: msgspec.ValidationError, prefix: str) -> str:
     if missing := _MISSING.match(fault):
         path, fault = f"{path}.{missing['name']}", "required"
     fault = fault.replace("`", "")
-    return f"{path.lstrip('.') or 'message'}: {fault[:1].lower()}{fault[1:]}"
+    return f"{path.lstrip('.') or whole}: {fault[:1].lower()}{fault[1:]}"
 
 
 def _parse_fault(error: Exception) -> str:
-    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return "not UTF-8"
+    # msgspec says so of half a surrogate pair as well, wherever it stands.
+    return str(error).replace("truncated", "truncated, or an escape is half of a surrogate pair")
 
 
 def _shown(name: str) -> str:
