@@ -1,0 +1,470 @@
+from __future__ import annotations
+
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
+
+import attrs
+import peer_frames as peer
+import peers
+import pytest
+import trio
+import trio.testing
+import wsproto.frame_protocol as oracle
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
+
+from collab.edge.tap import Tap
+from collab.testing import MemoryStream
+from collab.wire.close import Close, CloseCode
+from collab.wire.frames import text_frame
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+LIMIT = 100_000
+HEAD = peers.head("GET", "/", peers.UPGRADE)
+BYE = Close(CloseCode.GOING_AWAY, "bye")
+
+
+@attrs.define
+class Tapped:
+    """A tap under trio-websocket, the peer's end of its stream, and what came out of it."""
+
+    tap: Tap
+    peer: trio.StapledStream[trio.testing.MemorySendStream, trio.testing.MemoryReceiveStream]
+    far_end: MemoryStream
+    """The service's end of the stream."""
+    websocket: WebSocketConnection
+    delivered: list[list[bytes]] = attrs.field(factory=list)
+    """One list for each read that lifted something."""
+    handed_on: list[str | bytes] = attrs.field(factory=list)
+    """What went through trio-websocket."""
+    heard: list[str | bytes] = attrs.field(factory=list)
+    """Both, in order."""
+    violations: list[Close] = attrs.field(factory=list)
+    gate: trio.Event = attrs.field(factory=trio.Event)
+    """Reading goes on while it is set."""
+    handler: trio.Event = attrs.field(factory=trio.Event)
+    """What went through trio-websocket is handed on while it is set."""
+    closed: bool = False
+    """trio-websocket has no more messages."""
+    told_the_end: bool = False
+    """Our side of the stream has ended."""
+
+    def open(self) -> None:
+        self.tap.open(deliver=self._deliver, before_read=self._before_read, on_violation=self._violated)
+
+    async def hand_on(self) -> None:
+        """The part of a connection that takes messages from trio-websocket."""
+        while True:
+            try:
+                message = await self.websocket.get_message()
+            except ConnectionClosed:
+                self.closed = True
+                return
+            await self.handler.wait()
+            self.handed_on.append(message)
+            self.heard.append(message)
+            self.tap.scanner.odd_taken()
+
+    async def say(self, *pieces: bytes) -> None:
+        """Each piece is one read of the service."""
+        for piece in pieces:
+            await self.peer.send_all(piece)
+            await trio.testing.wait_all_tasks_blocked()
+
+    async def listen(self) -> None:
+        """The part of the peer that reads."""
+        with suppress(trio.ClosedResourceError):
+            while data := await self.peer.receive_some():
+                self._client.receive_bytes(bytes(data))
+            self.told_the_end = True
+
+    async def read(self) -> list[tuple[int, object]]:
+        """The frames that the peer got by now."""
+        await trio.testing.wait_all_tasks_blocked()
+        return [(int(frame.opcode), frame.payload) for frame in self._client.received_frames()]
+
+    _client: oracle.FrameProtocol = attrs.field(factory=lambda: oracle.FrameProtocol(True, []))
+
+    async def _before_read(self) -> None:
+        await self.gate.wait()
+
+    async def _deliver(self, texts: list[bytes]) -> None:
+        self.delivered.append(texts)
+        self.heard += [text.decode() for text in texts]
+
+    def _violated(self, close: Close) -> None:
+        self.violations.append(close)
+        self.tap.stop()
+
+
+@asynccontextmanager
+async def open_tap(
+    *, rest: bytes = b"", write_seconds: float = 10.0, opened: bool = True
+) -> AsyncIterator[Tapped]:
+    """A tap whose handshake is done. Nothing is left running after the block."""
+    near, far = trio.testing.memory_stream_pair()
+    far_end = MemoryStream(far)
+    tap = Tap(far_end, HEAD, rest, max_message_bytes=LIMIT, write_seconds=write_seconds)
+    async with trio.open_nursery() as nursery:
+        request = await wrap_server_stream(nursery, tap, message_queue_size=0, max_message_size=LIMIT)
+        websocket = await request.accept()
+        assert (await peers.read_answer(near)).status == 101
+        tapped = Tapped(tap, near, far_end, websocket)
+        tapped.gate.set()
+        tapped.handler.set()
+        if opened:
+            tapped.open()
+        nursery.start_soon(tapped.hand_on)
+        nursery.start_soon(tapped.listen)
+        yield tapped
+        nursery.cancel_scope.cancel()
+
+
+# Reading
+
+
+@pytest.mark.trio
+async def test_the_texts_of_one_read_are_delivered_together_and_unseen_by_trio_websocket() -> None:
+    async with open_tap() as tapped:
+        await tapped.say(peer.text("a") + peer.text("b"), peer.text("c"))
+        assert tapped.delivered == [[b"a", b"b"], [b"c"]]
+        assert tapped.handed_on == []
+
+
+@pytest.mark.trio
+async def test_a_text_in_pieces_is_delivered_once_it_is_whole() -> None:
+    async with open_tap() as tapped:
+        frame = peer.text("pieces")
+        await tapped.say(*(frame[i : i + 1] for i in range(len(frame))))
+        assert tapped.delivered == [[b"pieces"]]
+
+
+@pytest.mark.trio
+async def test_what_came_with_the_head_is_read_first() -> None:
+    async with open_tap(rest=peer.text("early") + peer.text("bird")[:4]) as tapped:
+        await tapped.say(peer.text("bird")[4:])
+        assert tapped.delivered == [[b"early"], [b"bird"]]
+
+
+@pytest.mark.trio
+async def test_nothing_but_the_head_is_given_out_before_the_tap_is_open() -> None:
+    async with open_tap(rest=peer.text("early"), opened=False) as tapped:
+        await tapped.say(peer.text("a"), peer.frame(peer.PING))
+        assert tapped.heard == []
+        assert await tapped.read() == []
+        tapped.open()
+        await trio.testing.wait_all_tasks_blocked()
+        assert tapped.heard == ["early", "a"]
+        assert await tapped.read() == [(peer.PONG, b"")]
+
+
+@pytest.mark.trio
+async def test_trio_websocket_answers_a_ping_between_texts() -> None:
+    async with open_tap() as tapped:
+        await tapped.say(peer.text("a") + peer.frame(peer.PING, b"beat") + peer.text("b"))
+        assert tapped.delivered == [[b"a", b"b"]]
+        assert await tapped.read() == [(peer.PONG, b"beat")]
+
+
+@pytest.mark.trio
+async def test_a_fragmented_message_goes_through_trio_websocket() -> None:
+    async with open_tap() as tapped:
+        first, second = peer.fragments("grü", "ße")
+        await tapped.say(first, peer.frame(peer.PING), second)
+        assert tapped.handed_on == ["grüße"]
+        assert tapped.delivered == []
+
+
+@pytest.mark.trio
+async def test_a_binary_message_goes_through_trio_websocket() -> None:
+    async with open_tap() as tapped:
+        await tapped.say(peer.frame(peer.BINARY, b"\x00\x01"))
+        assert tapped.handed_on == [b"\x00\x01"]
+
+
+@pytest.mark.trio
+async def test_a_text_behind_a_fragmented_one_is_lifted_only_after_that_was_handed_on() -> None:
+    async with open_tap() as tapped:
+        tapped.handler = trio.Event()
+        await tapped.say(peer.text("1"), b"".join(peer.fragments("2", "")), peer.text("3"), peer.text("4"))
+        assert tapped.heard == ["1"]
+        tapped.handler.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert tapped.heard == ["1", "2", "3", "4"]
+        await tapped.say(peer.text("5"))
+        assert tapped.heard == ["1", "2", "3", "4", "5"]
+        assert tapped.handed_on[:2] == ["2", "3"]
+        assert tapped.delivered[-1] == [b"5"]
+
+
+messages = st.one_of(
+    st.text(max_size=10).map(peer.text),
+    st.lists(st.text(max_size=5), min_size=2, max_size=3).map(lambda parts: b"".join(peer.fragments(*parts))),
+    st.binary(max_size=5).map(lambda payload: peer.frame(peer.PING, payload)),
+)
+
+
+@given(st.lists(messages, max_size=8), st.lists(st.integers(0, 200), max_size=8), st.booleans())
+@settings(max_examples=max(settings().max_examples // 2, 1))
+@pytest.mark.trio
+async def test_messages_stay_in_order_however_they_are_cut(
+    frames: list[bytes], cuts: list[int], slow_handler: bool
+) -> None:
+    stream = b"".join(frames)
+    cuts = sorted({min(cut, len(stream)) for cut in cuts})
+    pieces = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
+    straight = oracle.FrameProtocol(client=False, extensions=[])
+    straight.receive_bytes(stream)
+    expected, parts = [], list[str]()
+    for frame in straight.received_frames():
+        if not frame.opcode.iscontrol():
+            parts.append(frame.payload)
+            if frame.message_finished:
+                expected.append("".join(parts))
+                parts = []
+    async with open_tap() as tapped:
+        if slow_handler:
+            tapped.handler = trio.Event()
+        await tapped.say(*filter(None, pieces))
+        tapped.handler.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert tapped.heard == expected
+
+
+@pytest.mark.trio
+async def test_nothing_is_read_while_reading_is_held_back() -> None:
+    async with open_tap() as tapped:
+        await trio.testing.wait_all_tasks_blocked()
+        tapped.gate = trio.Event()
+        # The read that was under way before still ends.
+        await tapped.say(peer.text("a"), peer.text("b"), peer.text("c"))
+        assert tapped.delivered == [[b"a"]]
+        assert not tapped.tap.reading
+        tapped.gate.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert tapped.delivered == [[b"a"], [b"b", b"c"]]
+        assert tapped.tap.reading
+
+
+@pytest.mark.trio
+async def test_the_peer_is_heard_when_a_read_begins_or_brings_something(
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    async with open_tap() as tapped:
+        await trio.testing.wait_all_tasks_blocked()
+        began = trio.current_time()
+        assert tapped.tap.last_received == began
+        mock_clock.jump(10)
+        assert tapped.tap.last_received == began
+        await tapped.say(peer.text("a"))
+        assert tapped.tap.last_received == began + 10
+
+
+# The end of what the peer says
+
+
+@pytest.mark.trio
+async def test_a_close_of_the_peer_ends_the_tap_and_is_answered_by_trio_websocket() -> None:
+    async with open_tap() as tapped:
+        await tapped.say(peer.text("last") + peer.close(1000, "bye") + peer.text("ghost"))
+        with trio.fail_after(1):
+            await tapped.tap.wait_ended()
+        assert tapped.tap.ended
+        assert tapped.delivered == [[b"last"]]
+        assert tapped.closed
+        assert await tapped.read() == [(peer.CLOSE, (1000, "bye"))]
+
+
+@pytest.mark.trio
+async def test_what_follows_a_close_in_a_later_read_is_not_delivered() -> None:
+    async with open_tap() as tapped:
+        await tapped.say(peer.close(), peer.text("ghost"))
+        assert tapped.heard == []
+
+
+@pytest.mark.trio
+async def test_a_peer_that_ends_without_a_close_frame_ends_the_tap() -> None:
+    async with open_tap() as tapped:
+        await tapped.say(peer.text("last"))
+        await tapped.peer.send_eof()
+        await trio.testing.wait_all_tasks_blocked()
+        assert tapped.tap.ended
+        assert tapped.closed
+        assert tapped.delivered == [[b"last"]]
+
+
+@pytest.mark.trio
+async def test_a_reset_ends_the_tap() -> None:
+    async with open_tap() as tapped:
+
+        async def broken(max_bytes: int | None = None) -> bytes:
+            raise trio.BrokenResourceError
+
+        tapped.far_end.receive_some = broken  # type: ignore[method-assign]
+        await tapped.say(peer.text("last"))
+        assert tapped.tap.ended
+        assert tapped.closed
+
+
+@pytest.mark.trio
+async def test_a_stopped_tap_delivers_nothing_and_still_sees_the_peers_close() -> None:
+    async with open_tap() as tapped:
+        tapped.tap.stop()
+        await tapped.say(peer.text("a"), b"".join(peer.fragments("b", "c")), peer.frame(peer.PING))
+        assert tapped.heard == []
+        assert not tapped.tap.ended
+        await tapped.say(peer.close())
+        assert tapped.tap.ended
+
+
+# Violations
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    ("bad", "code"),
+    [
+        (peer.text("x", mask=None), 1002),
+        (peer.text("x", reserved=4), 1002),
+        (peer.frame(3), 1002),
+        (peer.frame(peer.CONTINUATION, b"x"), 1002),
+        (peer.close(1005), 1002),
+        (peer.text(b"\xff"), 1007),
+        (peer.text("x" * (LIMIT + 1)), 1009),
+        (peer.text("", fin=False) + peer.frame(peer.CONTINUATION, fin=False) * 500, 1008),
+    ],
+)
+async def test_a_violation_is_told_once_with_the_texts_before_it_delivered(bad: bytes, code: int) -> None:
+    async with open_tap() as tapped:
+        await tapped.say(peer.text("before") + bad + peer.text("after"), peer.text("later"), bad)
+        assert [close.code for close in tapped.violations] == [code]
+        assert tapped.delivered == [[b"before"]]
+        assert tapped.handed_on == []
+        assert not tapped.tap.ended
+
+
+@pytest.mark.trio
+async def test_past_a_violation_the_peer_is_read_to_its_end() -> None:
+    async with open_tap() as tapped:
+        await tapped.say(peer.frame(3), *[b"x" * 65536] * 3)
+        assert not tapped.tap.ended
+        await tapped.peer.send_eof()
+        await trio.testing.wait_all_tasks_blocked()
+        assert tapped.tap.ended
+
+
+@pytest.mark.trio
+async def test_past_a_violation_our_side_ends_behind_the_close_frame() -> None:
+    async with open_tap() as tapped:
+        await tapped.say(peer.frame(3))
+        await tapped.tap.send_close(Close(CloseCode.PROTOCOL_ERROR, "no"))
+        assert await tapped.read() == [(peer.CLOSE, (1002, "no"))]
+        assert tapped.told_the_end
+
+
+# Sending
+
+
+@pytest.mark.trio
+async def test_a_send_goes_out_whole_beside_what_trio_websocket_sends() -> None:
+    async with open_tap() as tapped:
+        tapped.far_end.hold()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tapped.tap.send_all, text_frame(b"a" * 70_000))
+            await tapped.say(peer.frame(peer.PING, b"beat"))
+            nursery.start_soon(tapped.tap.send_all, text_frame(b"b"))
+            await trio.testing.wait_all_tasks_blocked()
+            tapped.far_end.release()
+        frames = await tapped.read()
+        assert {opcode for opcode, _ in frames} == {peer.TEXT, peer.PONG}
+        assert sum(len(payload) for opcode, payload in frames if opcode == peer.TEXT) == 70_001
+
+
+@pytest.mark.trio
+async def test_one_close_frame_is_sent_and_nothing_after_it() -> None:
+    async with open_tap() as tapped:
+        await tapped.tap.send_all(text_frame(b"before"))
+        await tapped.tap.send_close(BYE)
+        await tapped.tap.send_close(Close(CloseCode.NORMAL, "again"))
+        await tapped.tap.send_all(text_frame(b"after"))
+        await tapped.say(peer.frame(peer.PING), peer.close())
+        assert await tapped.read() == [(peer.TEXT, "before"), (peer.CLOSE, (1001, "bye"))]
+
+
+@pytest.mark.trio
+async def test_after_trio_websockets_answer_to_a_close_no_other_close_frame_is_sent() -> None:
+    async with open_tap() as tapped:
+        await tapped.say(peer.close(1000))
+        await tapped.tap.send_close(BYE)
+        assert [opcode for opcode, _ in await tapped.read()] == [peer.CLOSE]
+
+
+@pytest.mark.trio
+async def test_a_peer_that_does_not_read_breaks_the_stream_at_the_write_deadline(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_tap(write_seconds=3) as tapped:
+        tapped.far_end.hold()
+        began = trio.current_time()
+        with pytest.raises(trio.BrokenResourceError):
+            await tapped.tap.send_all(text_frame(b"a"))
+        assert trio.current_time() == began + 3
+        tapped.far_end.release()
+        with pytest.raises(trio.BrokenResourceError):
+            await tapped.tap.send_all(text_frame(b"b"))
+        await tapped.tap.send_close(BYE)
+        assert tapped.tap.ended
+        assert await tapped.read() == []
+
+
+@pytest.mark.trio
+async def test_a_cancelled_send_may_have_left_half_a_frame_so_nothing_is_sent_again() -> None:
+    async with open_tap() as tapped:
+        tapped.far_end.hold()
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(tapped.tap.send_all, text_frame(b"a"))
+                await trio.testing.wait_all_tasks_blocked()
+                scope.cancel()
+        tapped.far_end.release()
+        with pytest.raises(trio.BrokenResourceError):
+            await tapped.tap.send_all(text_frame(b"b"))
+        await tapped.tap.send_close(BYE)
+        assert await tapped.read() == []
+
+
+@pytest.mark.trio
+async def test_a_send_that_is_cancelled_while_another_goes_out_breaks_nothing() -> None:
+    async with open_tap() as tapped:
+        tapped.far_end.hold()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tapped.tap.send_all, text_frame(b"a"))
+            await trio.testing.wait_all_tasks_blocked()
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await tapped.tap.send_all(text_frame(b"lost"))
+            tapped.far_end.release()
+        await tapped.tap.send_all(text_frame(b"b"))
+        assert await tapped.read() == [(peer.TEXT, "a"), (peer.TEXT, "b")]
+
+
+@pytest.mark.trio
+async def test_a_peer_that_is_gone_breaks_the_send_and_ends_the_goodbye() -> None:
+    async with open_tap() as tapped:
+        await trio.aclose_forcefully(tapped.peer)
+        with pytest.raises(trio.BrokenResourceError):
+            await tapped.tap.send_all(text_frame(b"a"))
+        await tapped.tap.send_close(BYE)
+        assert tapped.tap.ended
+
+
+@pytest.mark.trio
+async def test_closing_the_tap_leaves_the_stream_to_its_owner() -> None:
+    async with open_tap() as tapped:
+        await tapped.tap.aclose()
+        await tapped.tap.send_close(BYE)
+        assert await tapped.read() == [(peer.CLOSE, (1001, "bye"))]
+        assert not tapped.told_the_end
