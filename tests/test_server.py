@@ -374,12 +374,21 @@ async def test_a_stalled_recipient_does_not_cost_the_others_their_close_frame(au
 
 @pytest.mark.trio
 async def test_what_comes_in_after_the_drain_began_is_not_routed(autojump_clock):
-    async with open_service(in_memory=True, timeout_seconds=60) as local, trio.open_nursery() as nursery:
-        ada, bob = await local.connect("ada"), await local.connect("bob")
-        ada.stall()
+    settings = Settings(limits=LimitSettings(mailbox_messages=1))
+    async with (
+        open_service(settings, in_memory=True, timeout_seconds=60) as local,
+        trio.open_nursery() as nursery,
+    ):
+        ada, bob, cyd = [await local.connect(user_id) for user_id in ("ada", "bob", "cyd")]
+        bob.stall()
+        for number in range(3):
+            await ada.send_event("t", ["bob"], number)
         await start_draining(local, nursery)
-        await ada.send_event("t", ["bob"], "too late")
-        messages, (code, _) = await until_end(bob)
+        assert local.service.status.draining
+        # The event of before is still undecided, so that everybody is still connected.
+        assert local.online() == {"ada", "bob", "cyd"}
+        await ada.send_event("t", ["cyd"], "too late")
+        messages, (code, _) = await until_end(cyd)
         assert [message["event"] for message in messages] == ["service_shutdown"]
         assert code == 1001
 

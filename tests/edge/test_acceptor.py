@@ -6,6 +6,7 @@ from urllib.parse import quote, urlencode
 
 import attrs
 import pytest
+import trio
 from peers import ADA, UPGRADE, head, read_answer, say, upgrade
 
 from collab.settings import LimitSettings, OriginSettings, Settings
@@ -371,3 +372,15 @@ async def test_while_the_service_drains_an_upgrade_is_503_with_retry_after():
         answer = await upgrade(local, ADA)
         assert answer.refusal == (503, "draining")
         assert int(answer.headers["retry-after"]) == attrs.evolve(Settings()).server.reconnect_spread
+
+
+@pytest.mark.trio
+async def test_a_peer_that_does_not_take_the_answer_to_its_handshake_is_dropped_in_time(autojump_clock):
+    async with open_service(in_memory=True) as local:
+        stream, far_end = await local.open_stream()
+        far_end.hold()
+        await stream.send_all(head("GET", ADA, UPGRADE))
+        await trio.sleep(8)
+        with trio.fail_after(0.1):
+            assert await stream.receive_some() == b""
+        assert local.service.status.total_connections == 0

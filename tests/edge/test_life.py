@@ -660,6 +660,18 @@ async def test_a_peer_that_reads_nothing_for_the_write_timeout_is_dropped(autoju
 
 
 @pytest.mark.trio
+async def test_nothing_is_routed_that_comes_after_the_service_began_to_close():
+    async with open_service(in_memory=True) as local:
+        ada, bob = await local.connect("ada"), await local.connect("bob")
+        await ada.stream.send_all(frame(BINARY, b"x"))
+        await trio.testing.wait_all_tasks_blocked()
+        await ada.stream.send_all(event_text(["bob"], "too late") + frame(PING, b"x"))
+        assert (await ada.wait_closed()).code == 1003
+        await bob.send("ping")
+        assert (await bob.receive())["event"] == "pong"
+
+
+@pytest.mark.trio
 async def test_nothing_is_sent_after_the_close_frame():
     async with open_service(in_memory=True) as local:
         ada, bob = await local.connect("ada"), await local.connect("bob")

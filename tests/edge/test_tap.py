@@ -17,7 +17,7 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_st
 from collab.edge.tap import Tap
 from collab.testing import MemoryStream
 from collab.wire.close import Close, CloseCode
-from collab.wire.frames import text_frame
+from collab.wire.frames import close_frame, text_frame
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -49,6 +49,8 @@ class Tapped:
     """What went through trio-websocket is handed on while it is set."""
     closed: bool = False
     """trio-websocket has no more messages."""
+    raw: bytes = b""
+    """Every byte that the peer got after the handshake."""
     told_the_end: bool = False
     """Our side of the stream has ended."""
 
@@ -78,6 +80,7 @@ class Tapped:
         """The part of the peer that reads."""
         with suppress(trio.ClosedResourceError):
             while data := await self.peer.receive_some():
+                self.raw += data
                 self._client.receive_bytes(bytes(data))
             self.told_the_end = True
 
@@ -392,6 +395,7 @@ async def test_one_close_frame_is_sent_and_nothing_after_it() -> None:
         await tapped.tap.send_all(text_frame(b"after"))
         await tapped.say(peer.frame(peer.PING), peer.close())
         assert await tapped.read() == [(peer.TEXT, "before"), (peer.CLOSE, (1001, "bye"))]
+        assert tapped.raw == text_frame(b"before") + close_frame(BYE)
 
 
 @pytest.mark.trio
@@ -399,7 +403,8 @@ async def test_after_trio_websockets_answer_to_a_close_no_other_close_frame_is_s
     async with open_tap() as tapped:
         await tapped.say(peer.close(1000))
         await tapped.tap.send_close(BYE)
-        assert [opcode for opcode, _ in await tapped.read()] == [peer.CLOSE]
+        await tapped.read()
+        assert tapped.raw == close_frame(Close(CloseCode.NORMAL, ""))
 
 
 @pytest.mark.trio

@@ -471,6 +471,10 @@ def test_two_hundred_small_fragments_are_a_message() -> None:
     assert code_of(*peer.fragments(*["a"] * 200)) is None
 
 
+def test_the_fragments_of_each_message_are_counted_anew() -> None:
+    assert code_of(*peer.fragments(*["a"] * 200) * 5) is None
+
+
 def test_a_large_message_may_have_many_fragments_of_a_fair_size() -> None:
     assert code_of(*peer.fragments(*["a" * 32] * 5_000)) is None
 
