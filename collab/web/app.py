@@ -75,9 +75,7 @@ def create_app(settings: Settings, registry: Registry, status: Status, ws_url: s
         _log.error("HTTP request failed", method=request.method, path=request.path, exc_info=error)
         return json_response({"error": "internal error", "code": "internal"}, status=500)
 
-    return cors(
-        app, allow_origin=list(settings.http.cors_origins), expose_headers=["Retry-After"]
-    )
+    return cors(app, allow_origin=list(settings.http.cors_origins), expose_headers=["Retry-After"])
 
 
 def _sentence(error: HTTPException) -> str:
