@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from collab._version import __version__
+from collab.cli.bench import bench
 from collab.cli.pages import configuration_page, settings_as_toml, settings_overview
 from collab.errors import CollabError, SettingsError
 from collab.settings import Settings, load_settings, options_of, read_settings
@@ -99,6 +100,9 @@ def serve(config_file: Path | None, reload: bool, until_eof: bool, **flags: str 
     from collab.cli.running import run_service
 
     return run_service(settings, until_eof=until_eof)
+
+
+program.add_command(bench)
 
 
 @program.group()

@@ -44,6 +44,7 @@ def run_reloading(arguments: list[str], config_file: Path | None) -> int:
     with child, _handling(stop):
         for changes in watchfiles.watch(
             Path(collab.__file__).parent,
+            watch_filter=watchfiles.PythonFilter(),
             debounce=_DEBOUNCE_MS,
             rust_timeout=_POLL_MS,
             yield_on_timeout=True,

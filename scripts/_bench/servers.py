@@ -1,0 +1,165 @@
+"""Owns the servers that scripts/bench measures: how each is started, ended, and put under load."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).resolve().parents[2]
+PEERS = ROOT / "scripts" / "bench_peers"
+COMMAND = str(Path(sys.executable).parent / "trio-collab")
+
+START_SECONDS = 20.0
+END_SECONDS = 15.0
+RUN_SECONDS = 600.0
+OPEN_FILES = 16384
+SERVER_CPU, LOAD_CPU = 0, 1
+
+
+@attrs.frozen
+class Server:
+    """A server to measure: what it is, what starts it, given a port, and how to speak to it."""
+
+    name: str
+    title: str
+    command: tuple[str, ...]
+    dialect: str
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether what it runs on is there."""
+        return self.command[0] != "node" or (
+            shutil.which("node") is not None and (PEERS / "node_modules").is_dir()
+        )
+
+
+OURS, REFERENCE = "trio-collab", "socketio"
+SERVERS = (
+    Server(OURS, "trio-collab", (COMMAND, "serve", "--host=127.0.0.1", "--port={port}"), "plain"),
+    Server(REFERENCE, "Node, socket.io", ("node", str(PEERS / "socketio_server.js"), "{port}"), "socketio"),
+    Server("ws", "Node, ws", ("node", str(PEERS / "ws_server.js"), "{port}"), "plain"),
+    Server(
+        "python-socketio",
+        "python-socketio, uvicorn",
+        (sys.executable, str(PEERS / "python_socketio_server.py"), "{port}"),
+        "socketio",
+    ),
+)
+
+
+class Failed(Exception):
+    """A run gave no figure. The text says why."""
+
+
+def raise_file_limit() -> None:
+    """Let the servers, which inherit it, hold thousands of connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def run_load(server: Server, arguments: tuple[str, ...]) -> dict[str, Any]:
+    """The report of `trio-collab bench` with these arguments, against a server started for it alone.
+
+    Raises:
+        Failed: the server did not come up, or events were lost.
+    """
+    with running(server) as (url, pid):
+        command = [COMMAND, "bench", url, f"--dialect={server.dialect}", f"--pid={pid}", "--json", *arguments]
+        load = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=RUN_SECONDS,
+            preexec_fn=lambda: _pin(LOAD_CPU),
+        )
+    if not load.stdout:
+        raise Failed(load.stderr.strip())
+    report: dict[str, Any] = json.loads(load.stdout)
+    if load.returncode:
+        faults = {name: count for name, count in report["faults"].items() if count}
+        raise Failed(f"{faults} {report['first_end']}")
+    return report
+
+
+@contextmanager
+def running(server: Server) -> Iterator[tuple[str, int]]:
+    """The server's URL and process, from its start to its end. It has an empty directory to itself."""
+    with tempfile.TemporaryDirectory(prefix="trio-collab-bench-") as directory:
+        port = _free_port()
+        with (Path(directory) / "output").open("wb") as output:
+            process = subprocess.Popen(
+                [part.format(port=port) for part in server.command],
+                cwd=directory,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                preexec_fn=lambda: _pin(SERVER_CPU),
+            )
+        try:
+            _wait_for(port, process)
+            yield f"ws://127.0.0.1:{port}", process.pid
+        finally:
+            process.terminate()
+            try:
+                process.wait(END_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def versions() -> dict[str, str]:
+    """The version of each server that is installed, by its name."""
+    found = {
+        OURS: f"{version('trio-collab')} on trio {version('trio')}",
+        "python-socketio": f"{version('python-socketio')} on uvicorn {version('uvicorn')}",
+    }
+    for name, package in ((REFERENCE, "socket.io"), ("ws", "ws")):
+        manifest = PEERS / "node_modules" / package / "package.json"
+        if manifest.exists():
+            found[name] = json.loads(manifest.read_text())["version"]
+    return found
+
+
+def _pin(number: int) -> None:
+    """Stay on this one of the CPUs that we may use, where there are several."""
+    if hasattr(os, "sched_setaffinity") and len(cpus := sorted(os.sched_getaffinity(0))) > 1:
+        os.sched_setaffinity(0, {cpus[number]})
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise Failed(f"ended at once with {process.returncode}")
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    raise Failed("did not listen in time")
