@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import select
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import trio
 
 from collab.core.membership import Membership
+from collab.core.outbox import Outbox
 from collab.core.presence import Presence
 from collab.core.registry import Registry
 from collab.core.router import Router
@@ -17,6 +19,7 @@ from collab.edge.acceptor import Acceptor
 from collab.edge.door import Door
 from collab.edge.keepalive import Sweeper
 from collab.edge.listen import Address, local_addresses, open_listeners
+from collab.edge.pump import Pump
 from collab.observe.events import EventLog
 from collab.observe.log import get_logger
 from collab.web.app import create_app
@@ -36,27 +39,33 @@ _EVENT_LOG_TICK_SECONDS = 1.0
 class Service:
     """A running service. Made by `serve`; usable until `serve` returns."""
 
-    def __init__(self, settings: Settings, addresses: Sequence[Address]) -> None:
+    def __init__(self, settings: Settings, addresses: Sequence[Address], *, pumped: bool = True) -> None:
         self.settings = settings
         self.addresses = list(addresses)
         """Where it listens: an IP address and a port number each."""
         self.status = Status()
         self.registry = Registry()
         self._event_log = EventLog(_log, settings.log.events_per_second)
+        self._outbox = Outbox()
+        self._presence = Presence(self._outbox, self.status)
         self._router = Router(
             self.registry,
+            self._presence,
             self.status,
             self._event_log,
+            self._outbox,
             slow_consumer_seconds=settings.limits.slow_consumer,
         )
         membership = Membership(
             self.registry,
             self._router,
-            Presence(self.registry, self.status),
+            self._presence,
             self.status,
+            self._outbox,
             connections_per_user=settings.limits.connections_per_user,
         )
-        self._acceptor = Acceptor(settings, membership, self._router, self.status)
+        self._pump = Pump(self._router, self._outbox) if pumped and hasattr(select, "epoll") else None
+        self._acceptor = Acceptor(settings, membership, self._router, self._outbox, self.status, self._pump)
         self._door: Door | None = None
         self._streams: set[trio.CancelScope] = set()
         self._drain_asked = trio.Event()
@@ -109,7 +118,10 @@ class Service:
                 self._door = Door(self.settings, self._acceptor, serve_http)
                 try:
                     await nursery.start(self._router.run)
+                    await nursery.start(self._presence.run)
                     await nursery.start(sweeper.run)
+                    if self._pump is not None:
+                        await nursery.start(self._pump.run)
                     nursery.start_soon(self._tick_event_log)
                     if listeners:
                         nursery.start_soon(trio.serve_listeners, self._door.serve, list(listeners))
@@ -123,12 +135,16 @@ class Service:
         finally:
             for scope in self._streams:
                 scope.cancel()
+            if self._pump is not None:
+                self._pump.close()
             self._finished.set()
 
     async def _tick_event_log(self) -> None:
         while True:
             await trio.sleep(_EVENT_LOG_TICK_SECONDS)
             self._event_log.tick()
+            if self._door is not None:
+                self._door.tick()
 
     async def _drain(self, door: Door) -> None:
         """The order of docs/architecture.md, "Drain". Bounded by `server.drain` as a whole."""
@@ -144,16 +160,18 @@ class Service:
             if patience.cancelled_caught:
                 self._router.give_up_waiting()
             self._acceptor.send_away(deadline)
+            door.hurry()
             await door.wait_empty()
         _log.info("Drained", in_time=not bounded.cancelled_caught)
 
     def _announce_shutdown(self) -> None:
         timestamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         longest_ms = int(self.settings.server.reconnect_spread * 1000)
-        for connection in list(self.registry.connections()):
-            # Not a secret: the spread only keeps the clients from returning all at once.
-            delay_ms = random.randint(_SHORTEST_RECONNECT_MS, longest_ms)
-            connection.send(ServiceShutdown(timestamp=timestamp, reconnect_in_ms=delay_ms))
+        with self._outbox:
+            for connection in self.registry.connections():
+                # Not a secret: the spread only keeps the clients from returning all at once.
+                delay_ms = random.randint(_SHORTEST_RECONNECT_MS, longest_ms)
+                connection.send(ServiceShutdown(timestamp=timestamp, reconnect_in_ms=delay_ms))
 
     def _authority(self) -> str:
         host = self.settings.server.host
@@ -164,11 +182,15 @@ class Service:
 
 
 async def serve(
-    settings: Settings, *, task_status: trio.TaskStatus[Service] = trio.TASK_STATUS_IGNORED
+    settings: Settings,
+    *,
+    pumped: bool = True,
+    task_status: trio.TaskStatus[Service] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run one service until it is drained or cancelled.
 
-    Start it with `service = await nursery.start(serve, settings)`: the `Service` listens by then.
+    Where there is an epoll, one task reads all plain-TCP connections; without `pumped`, each reads
+    for itself. Start it with `service = await nursery.start(serve, settings)`: the `Service` listens by then.
     Several can run in one process. Cancelling leaves no task, socket or thread behind.
 
     Raises:
@@ -176,7 +198,7 @@ async def serve(
     """
     listeners = await open_listeners(settings.server.host, settings.server.port)
     try:
-        service = Service(settings, local_addresses(listeners))
+        service = Service(settings, local_addresses(listeners), pumped=pumped)
         await service.run(listeners, task_status=task_status)
     finally:
         for listener in listeners:

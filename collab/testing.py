@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import socket
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -223,7 +224,10 @@ class FakeBackend:
             self._far_end.release()
 
     async def _answer_close(self, event: ws.CloseConnection) -> None:
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError, LocalProtocolError):
+        # Busy: the test is in the middle of a send, which this close ends.
+        with suppress(
+            trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError, LocalProtocolError
+        ):
             await self._send(event.response())
         await trio.aclose_forcefully(self.stream)
 
@@ -307,10 +311,15 @@ class LocalService:
 
 @asynccontextmanager
 async def open_service(
-    settings: Settings | None = None, *, in_memory: bool = False, timeout_seconds: float = 5.0
+    settings: Settings | None = None,
+    *,
+    in_memory: bool = False,
+    pumped: bool = True,
+    timeout_seconds: float = 5.0,
 ) -> AsyncIterator[LocalService]:
     """A running service: on a free loopback port, or over memory streams alone (for mock clocks).
 
+    Without `pumped` every connection reads for itself, as under TLS and as in memory.
     `timeout_seconds` is how long a backend's `receive` waits at most. Everything is cancelled at
     the end of the block.
     """
@@ -320,10 +329,10 @@ async def open_service(
         settings = attrs.evolve(settings, server=server)
     async with trio.open_nursery() as nursery:
         if in_memory:
-            unlistening = Service(settings, [])
+            unlistening = Service(settings, [], pumped=pumped)
             service = await nursery.start(unlistening.run, [])
         else:
-            service = await nursery.start(serve, settings)
+            service = await nursery.start(partial(serve, settings, pumped=pumped))
         local = LocalService(service, nursery, in_memory, timeout_seconds)
         try:
             yield local

@@ -13,6 +13,7 @@ from msgspec import Raw
 from collab.core.connection import Connection
 from collab.core.mailbox import Mailbox
 from collab.core.membership import Membership
+from collab.core.outbox import Outbox
 from collab.core.presence import Presence
 from collab.core.registry import Registry
 from collab.core.router import Batch, Router
@@ -50,6 +51,11 @@ class LinesDialect:
         self.events_built += 1
         return codec.encode_event(event, from_user) + b"\n"
 
+    def ack_frame(
+        self, event_type: str, recipients: int, undelivered: Sequence[str], reply_id: bytes
+    ) -> bytes:
+        return codec.encode_ack(event_type, recipients, undelivered, reply_id) + b"\n"
+
     def error_frame(self, error: MessageError) -> bytes:
         reply = ErrorReply(message=error.message, error=error.detail, code=error.code)
         return self.frame(reply, error.reply_id)
@@ -58,8 +64,10 @@ class LinesDialect:
 class RecordingMailbox(Mailbox):
     """Notes every frame that entered it, in order."""
 
-    def __init__(self, *, max_messages: int = 256, max_bytes: int = 1 << 20) -> None:
-        super().__init__(max_messages=max_messages, max_bytes=max_bytes)
+    def __init__(
+        self, outbox: Outbox | None = None, *, max_messages: int = 256, max_bytes: int = 1 << 20
+    ) -> None:
+        super().__init__(outbox or Outbox(), max_messages=max_messages, max_bytes=max_bytes)
         self.entered: list[bytes] = []
 
     def put(self, frame: bytes) -> bool:
@@ -126,18 +134,22 @@ class Core:
         self.registry = Registry()
         self.status = Status(started_at=0.0)
         self.events = FakeEventLog()
+        self.outbox = Outbox()
+        self.presence = Presence(self.outbox, self.status)
         self.router = Router(
             self.registry,
+            self.presence,
             self.status,
             self.events,  # type: ignore[arg-type]
+            self.outbox,
             slow_consumer_seconds=slow_consumer_seconds,
         )
-        self.presence = Presence(self.registry, self.status)
         self.membership = Membership(
             self.registry,
             self.router,
             self.presence,
             self.status,
+            self.outbox,
             connections_per_user=connections_per_user,
         )
 
@@ -145,15 +157,17 @@ class Core:
         self, user_id: str, *, max_messages: int = 256, max_bytes: int = 1 << 20, **rest: Any
     ) -> Connection:
         """A connection that can be reached; nobody is told."""
-        mailbox = RecordingMailbox(max_messages=max_messages, max_bytes=max_bytes)
+        mailbox = RecordingMailbox(self.outbox, max_messages=max_messages, max_bytes=max_bytes)
         connection = make_connection(user_id, mailbox=mailbox, **rest)
         connection.on_end = lambda close: self._end(connection, close)
         self.registry.add(connection)
         self.router.watch(connection)
+        self.presence.joined(connection, first=False)
         return connection
 
     def join(self, user_id: str, **rest: Any) -> Connection:
         """A connection that was let in and greeted."""
+        rest.setdefault("mailbox", RecordingMailbox(self.outbox))
         connection = make_connection(user_id, **rest)
         connection.on_end = lambda close: self._end(connection, close)
         self.membership.join(connection)
@@ -166,8 +180,12 @@ class Core:
 
     async def route(self, sender: Connection, *events: tuple[str, list[str]]) -> None:
         """Have events, each an id and its recipients, routed as one batch, and wait until that was done."""
-        await self.router.submit(Batch(sender, [request(id, to_users) for id, to_users in events]))
+        await self.router.submit([batch(sender, *events)])
         await trio.testing.wait_all_tasks_blocked()
+
+    def tell(self) -> None:
+        """End the tick of presence now."""
+        self.presence._tell()
 
     def _end(self, connection: Connection, close: Close) -> None:
         self.membership.leave(connection)
@@ -179,6 +197,11 @@ def request(id: str, to_users: list[str]) -> RouteRequest:
     """An event whose data and id tell which it is."""
     raw = b'"%b"' % id.encode()
     return RouteRequest(CollabEvent("t", to_users, data=Raw(raw)), raw)
+
+
+def batch(sender: Connection, *events: tuple[str, list[str]]) -> Batch:
+    """Events, each an id and its recipients, as they come from one read."""
+    return Batch(sender, [request(id, to_users) for id, to_users in events])
 
 
 def messages_in(frames: bytes) -> list[dict[str, Any]]:

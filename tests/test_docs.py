@@ -15,6 +15,7 @@ import pytest
 
 import collab
 from collab import errors
+from collab.errors import Draining
 from collab.settings import Settings, options_of
 from collab.wire import codec, messages
 from collab.wire.close import CloseCode
@@ -59,6 +60,7 @@ def refusals():
                 assert isinstance(status, ast.Constant), path
                 assert isinstance(code, ast.Constant), path
                 found.add((status.value, code.value))
+    found |= {(refusal.status, refusal.code) for refusal in (Draining(1.0),)}
     # Quart refuses a method by itself; the app answers its own faults.
     return found | {(405, "method_not_allowed"), (500, "internal")}
 
@@ -149,7 +151,9 @@ def test_no_page_names_a_path_of_the_machine_it_was_written_on(page):
     assert str(ROOT) not in text
 
 
-@pytest.mark.parametrize("name", ["collab", "collab.cli", "collab.observe", "collab.settings"])
+@pytest.mark.parametrize(
+    "name", ["collab", "collab.bench", "collab.cli", "collab.observe", "collab.settings"]
+)
 def test_public_names_equal_all(name):
     module = importlib.import_module(name)
     assert set(module.__all__) <= set(dir(module))
@@ -171,4 +175,4 @@ def test_every_package_that_offers_names_is_guarded():
         for path in PACKAGE.rglob("__init__.py")
         if re.search(r"^__all__ =", path.read_text(), re.MULTILINE)
     }
-    assert marked == {"collab", "collab.cli", "collab.observe", "collab.settings"}
+    assert marked == {"collab", "collab.bench", "collab.cli", "collab.observe", "collab.settings"}

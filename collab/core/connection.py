@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,7 +16,7 @@ from collab.wire.identity import Identity
 
 if TYPE_CHECKING:
     from collab.errors import MessageError
-    from collab.wire.messages import ClientMessage, CollabEvent, EventAck, ServerMessage
+    from collab.wire.messages import ClientMessage, CollabEvent, ServerMessage
 
 
 class Dialect(Protocol):
@@ -36,9 +36,19 @@ class Dialect(Protocol):
         """An event, ready to send to any number of recipients."""
         ...
 
+    def ack_frame(
+        self, event_type: str, recipients: int, undelivered: Sequence[str], reply_id: bytes
+    ) -> bytes:
+        """The acknowledgement of an event to so many distinct recipients."""
+        ...
+
     def error_frame(self, error: MessageError) -> bytes:
         """The answer to a message that could not be handled."""
         ...
+
+
+def _ignore(_: Close) -> None:
+    pass
 
 
 class Unacknowledged(Protocol):
@@ -46,9 +56,8 @@ class Unacknowledged(Protocol):
 
     undecided: int
     """Recipients of whom it is not yet known whether they get it."""
-    reply_id: bytes
 
-    def ack(self) -> EventAck:
+    def ack_frame(self) -> bytes:
         """The acknowledgement, once nothing is undecided."""
         ...
 
@@ -69,15 +78,17 @@ class Connection:
     mailbox: Mailbox
     max_in_flight: int
     """Events that may be unacknowledged before reading stops."""
-    on_end: Callable[[Close], None] = lambda _: None
+    on_end: Callable[[Close], None] = _ignore
     """Begins the end of the connection; synchronous, called at most once."""
 
     in_flight: int = 0
     """Events handed to the router and not yet acknowledged."""
-    unacknowledged: deque[Unacknowledged] = attrs.field(factory=deque)
-    """The same events as far as they were routed, in the order in which their acks go out."""
+    unacknowledged: deque[Unacknowledged] | None = None
+    """Those of them that wait for a recipient to be decided, and what came after them, in order."""
     close: Close | None = None
     """Why the connection is ending; None while it is live."""
+    on_change: Callable[[], None] | None = None
+    """Called when `may_read` may have changed, for who reads without waiting."""
     peer_close_code: int = 1006
     """The code of the peer's close frame; 1006 while there is none (RFC 6455 section 7.1.5)."""
     _changed: trio.Event | None = None
@@ -122,16 +133,19 @@ class Connection:
         while self.mailbox.has_waiting:
             await self._wait_changed()
 
-    def acknowledged(self) -> None:
-        """One event of this connection was decided and its ack queued."""
-        self.in_flight -= 1
-        self.changed()
-
     def changed(self) -> None:
         """Wake whoever waits for the window, the mailbox or the end of this connection."""
+        if self.on_change is not None:
+            self.on_change()
         if self._changed is not None:
             self._changed.set()
             self._changed = None
+
+    def release(self) -> None:
+        """It is over: forget whom to call."""
+        self.on_end = _ignore
+        self.on_change = None
+        self.mailbox.release()
 
     async def _wait_changed(self) -> None:
         if self._changed is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from collab.observe.log import get_logger
 from collab.wire.close import Close, CloseCode
@@ -10,6 +11,7 @@ from collab.wire.messages import Connected
 
 if TYPE_CHECKING:
     from collab.core.connection import Connection
+    from collab.core.outbox import Outbox
     from collab.core.presence import Presence
     from collab.core.registry import Registry
     from collab.core.router import Router
@@ -18,6 +20,11 @@ if TYPE_CHECKING:
 _log = get_logger()
 _REPLACED = Close(CloseCode.REPLACED, "Replaced by a newer connection of the same user")
 _GOING_AWAY = Close(CloseCode.GOING_AWAY, "The service is going down")
+
+
+def _without_credentials(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 class Membership:
@@ -29,6 +36,7 @@ class Membership:
         router: Router,
         presence: Presence,
         status: Status,
+        outbox: Outbox,
         *,
         connections_per_user: int,
     ) -> None:
@@ -36,26 +44,13 @@ class Membership:
         self._router = router
         self._presence = presence
         self._status = status
+        self._outbox = outbox
         self._connections_per_user = connections_per_user
 
     def join(self, connection: Connection) -> None:
         """Register a connection and greet it; over the user's limit the oldest ones are replaced."""
-        first = self._registry.add(connection)
-        self._status.total_connections += 1
-        self._router.watch(connection)
-        connection.send(Connected(user_id=connection.user_id, active_users=self._registry.user_count))
-        _log.info(
-            "Backend connected",
-            user_id=connection.user_id,
-            backend_url=connection.identity.backend_url,
-            display_name=connection.identity.display_name,
-            total_active=self._registry.user_count,
-        )
-        if first:
-            self._presence.came_online(connection)
-        self._replace_oldest(connection)
-        if self._status.draining:
-            connection.end(_GOING_AWAY)
+        with self._outbox:
+            self._join(connection)
 
     def leave(self, connection: Connection) -> None:
         """Drop this connection, and only this one, from the registry. Idempotent."""
@@ -70,8 +65,24 @@ class Membership:
             reason=connection.close.reason if connection.close else "left",
             total_active=self._registry.user_count,
         )
-        if last:
-            self._presence.went_offline(connection)
+        self._presence.left(connection, last=last)
+
+    def _join(self, connection: Connection) -> None:
+        first = self._registry.add(connection)
+        self._status.total_connections += 1
+        self._router.watch(connection)
+        connection.send(Connected(user_id=connection.user_id, active_users=self._registry.user_count))
+        _log.info(
+            "Backend connected",
+            user_id=connection.user_id,
+            backend_url=_without_credentials(connection.identity.backend_url),
+            display_name=connection.identity.display_name,
+            total_active=self._registry.user_count,
+        )
+        self._presence.joined(connection, first=first)
+        self._replace_oldest(connection)
+        if self._status.draining:
+            connection.end(_GOING_AWAY)
 
     def _replace_oldest(self, newcomer: Connection) -> None:
         of_user = list(self._registry.of_user(newcomer.user_id))

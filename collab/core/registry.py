@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Iterator
 
     from collab.core.connection import Connection
 
@@ -28,37 +28,38 @@ class Registry:
     """Who is here. A user is online while at least one connection of theirs is registered."""
 
     def __init__(self) -> None:
-        # Inner dicts keep the order of arrival: the first key is the oldest connection.
-        self._users: dict[str, dict[int, Connection]] = {}
+        # Tuples, oldest first: most users have one connection, and every event looks here.
+        self._users: dict[str, tuple[Connection, ...]] = {}
         self._connection_count = 0
 
     def add(self, connection: Connection) -> bool:
         """Register a connection: whether it is its user's first."""
-        of_user = self._users.setdefault(connection.user_id, {})
-        of_user[connection.connection_id] = connection
+        of_user = self._users.get(connection.user_id, ())
+        self._users[connection.user_id] = (*of_user, connection)
         self._connection_count += 1
-        return len(of_user) == 1
+        return not of_user
 
     def remove(self, connection: Connection) -> bool:
         """Drop this one connection: whether it was its user's last. Unknown or dropped before: False."""
-        of_user = self._users.get(connection.user_id)
-        if of_user is None or of_user.pop(connection.connection_id, None) is None:
+        of_user = self._users.get(connection.user_id, ())
+        if connection not in of_user:
             return False
         self._connection_count -= 1
-        if of_user:
+        remaining = tuple(other for other in of_user if other is not connection)
+        if remaining:
+            self._users[connection.user_id] = remaining
             return False
         del self._users[connection.user_id]
         return True
 
-    def of_user(self, user_id: str) -> Collection[Connection]:
+    def of_user(self, user_id: str) -> tuple[Connection, ...]:
         """The user's connections, oldest first; empty when offline."""
-        of_user = self._users.get(user_id)
-        return of_user.values() if of_user else ()
+        return self._users.get(user_id, ())
 
     def connections(self) -> Iterator[Connection]:
         """Every connection. Collect before changing the registry."""
         for of_user in self._users.values():
-            yield from of_user.values()
+            yield from of_user
 
     @property
     def user_count(self) -> int:
@@ -80,8 +81,8 @@ class Registry:
         return [_row(of_user) for of_user in self._users.values()]
 
 
-def _row(of_user: dict[int, Connection]) -> OnlineUser:
-    oldest, newest = next(iter(of_user.values())), next(reversed(of_user.values()))
+def _row(of_user: tuple[Connection, ...]) -> OnlineUser:
+    oldest, newest = of_user[0], of_user[-1]
     return OnlineUser(
         user_id=newest.user_id,
         display_name=newest.identity.display_name,

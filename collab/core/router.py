@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import attrs
 import trio
-from msgspec import UNSET
 
 from collab.core.connection import Connection
+from collab.observe.log import get_logger
 from collab.wire.close import Close, CloseCode
-from collab.wire.messages import EventAck, RouteRequest
+from collab.wire.messages import RouteRequest
 
 if TYPE_CHECKING:
     from collab.core.mailbox import Settled
+    from collab.core.outbox import Outbox
+    from collab.core.presence import Presence
     from collab.core.registry import Registry
     from collab.core.status import Status
     from collab.observe.events import EventLog
 
-_INBOX_BATCHES = 64
+_INBOX_ROUNDS = 64
+_log = get_logger()
+_INTERNAL = Close(CloseCode.INTERNAL_ERROR, "Internal error")
 _TOO_SLOW = Close(CloseCode.SLOW_CONSUMER, "Slow consumer: the mailbox stayed full")
 
 
-@attrs.frozen
+@attrs.define
 class Batch:
     """Events of one sender, in the order in which they were sent."""
 
@@ -40,35 +45,75 @@ class Router:
     """
 
     def __init__(
-        self, registry: Registry, status: Status, event_log: EventLog, *, slow_consumer_seconds: float
+        self,
+        registry: Registry,
+        presence: Presence,
+        status: Status,
+        event_log: EventLog,
+        outbox: Outbox,
+        *,
+        slow_consumer_seconds: float,
     ) -> None:
         self._registry = registry
+        self._presence = presence
         self._status = status
         self._event_log = event_log
+        self._outbox = outbox
         self._slow_consumer_seconds = slow_consumer_seconds
-        self._inlet, self._outlet = trio.open_memory_channel[Batch](_INBOX_BATCHES)
+        self._inlet, self._outlet = trio.open_memory_channel[Sequence[Batch]](_INBOX_ROUNDS)
+        self._queued = 0
         self._in_flight = 0
         self._settled: trio.Event | None = None
         self._stalled: set[Connection] = set()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is queued, so that `route` may be called at once and order still holds."""
+        return not self._queued
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Route until cancelled. Raises nothing that a peer can cause."""
         task_status.started()
-        async for batch in self._outlet:
-            for request in batch.requests:
-                self._route(batch.sender, request)
+        async for batches in self._outlet:
+            self._queued -= 1
+            for batch in batches:
+                self._count(batch, -1)
+            self.route(batches)
+            for batch in batches:
+                batch.sender.changed()
 
-    async def submit(self, batch: Batch) -> None:
-        """Hand a batch over. Waiting here, and for the window, is the backpressure that a sender feels."""
-        batch.sender.in_flight += len(batch.requests)
-        self._in_flight += len(batch.requests)
+    async def submit(self, batches: Sequence[Batch]) -> None:
+        """Hand a round over. Waiting here, and for the window, is the backpressure that a sender feels."""
+        # Counted from here on: who looks at the window, or drains, must see what is on its way.
+        self._queued += 1
+        for batch in batches:
+            self._count(batch, 1)
         try:
-            await self._inlet.send(batch)
+            await self._inlet.send(batches)
         except BaseException:
-            batch.sender.in_flight -= len(batch.requests)
-            batch.sender.changed()
-            self._decided(len(batch.requests))
+            self._queued -= 1
+            for batch in batches:
+                self._count(batch, -1)
+                batch.sender.changed()
+            self._note_settled()
             raise
+
+    def route(self, batches: Sequence[Batch]) -> None:
+        """Route a round now. Synchronous on purpose: every mailbox sees the same order."""
+        with self._outbox:
+            for batch in batches:
+                sender = batch.sender
+                try:
+                    self._presence.tell_before_event_of(sender.user_id)
+                    for request in batch.requests:
+                        self._route(sender, request)
+                except Exception:
+                    # A fault of ours in routing one sender's events must not end everybody's router.
+                    _log.exception("Routing failed", user_id=sender.user_id)
+                    sender.end(_INTERNAL)
+                if not sender.may_read():
+                    sender.changed()
+        self._note_settled()
 
     async def wait_settled(self) -> None:
         """Wait until every event handed over has been acknowledged."""
@@ -86,11 +131,11 @@ class Router:
         """End every connection whose mailbox has kept something waiting for too long."""
         longest_since = trio.current_time() - self._slow_consumer_seconds
         for connection in list(self._stalled):
-            if not connection.mailbox.has_waiting:
-                self._stalled.discard(connection)
-            elif connection.mailbox.waiting_since <= longest_since:
-                self._stalled.discard(connection)
+            mailbox = connection.mailbox
+            if mailbox.overrun or mailbox.waiting_since <= longest_since:
                 connection.end(_TOO_SLOW)
+            if mailbox.closed or not mailbox.has_waiting:
+                self._stalled.discard(connection)
 
     def give_up_waiting(self) -> None:
         """Count as undelivered whatever waits for room in a mailbox, so that its acks can go out (drain)."""
@@ -102,46 +147,66 @@ class Router:
     def acknowledge_decided(self, sender: Connection) -> None:
         """Queue the acks that are due, in the order of their events."""
         unacknowledged = sender.unacknowledged
-        while unacknowledged:
-            routing = unacknowledged[0]
-            if routing.undecided:
-                return
-            unacknowledged.popleft()
-            sender.send(routing.ack(), routing.reply_id)
-            self._status.total_events_routed += 1
-            sender.acknowledged()
-            self._decided(1)
+        acknowledged = 0
+        while unacknowledged and not unacknowledged[0].undecided:
+            routing = unacknowledged.popleft()
+            sender.mailbox.put_or_wait(routing.ack_frame())
+            acknowledged += 1
+        if acknowledged:
+            sender.in_flight -= acknowledged
+            self._in_flight -= acknowledged
+            self._status.total_events_routed += acknowledged
+            sender.changed()
+            self._note_settled()
 
     def _route(self, sender: Connection, request: RouteRequest) -> None:
-        # Synchronous on purpose: every mailbox sees the same order.
         event = request.event
-        routing = _Routing(self, sender, request)
+        to_users = event.to_users
+        distinct = to_users if len(to_users) < 2 else dict.fromkeys(to_users)
+        routing: _Routing | None = None
+        undelivered: list[str] = []
         frames: dict[str, bytes] = {}
-        for user_id in dict.fromkeys(event.to_users):
-            routing.total += 1
+        for user_id in distinct:
             took = False
-            full: list[Connection] = []
+            full: list[Connection] | None = None
             for connection in self._registry.of_user(user_id):
-                frame = frames.get(connection.dialect.name)
+                dialect = connection.dialect
+                frame = frames.get(dialect.name)
                 if frame is None:
-                    frame = connection.dialect.event_frame(event, sender.user_id)
-                    frames[connection.dialect.name] = frame
+                    frame = frames[dialect.name] = dialect.event_frame(event, sender.user_id)
                 if connection.mailbox.put(frame):
                     took = True
                 elif not connection.mailbox.closed:
-                    full.append(connection)
+                    full = [*full, connection] if full else [connection]
             if full:
+                if routing is None:
+                    routing = _Routing(self, sender, event.type, len(distinct), undelivered, request.reply_id)
                 settled = routing.wait_for(user_id, connections=len(full), took=took)
                 for connection in full:
                     connection.mailbox.put_later(frames[connection.dialect.name], settled)
             elif not took:
-                routing.undelivered.append(user_id)
-        self._event_log.routed(event.type, sender.user_id, event.to_users)
+                undelivered.append(user_id)
+        self._event_log.routed(event.type, sender.user_id, to_users)
+        if routing is None and not sender.unacknowledged:
+            ack = sender.dialect.ack_frame(event.type, len(distinct), undelivered, request.reply_id)
+            sender.mailbox.put_or_wait(ack)
+            self._status.total_events_routed += 1
+            return
+        if routing is None:
+            routing = _Routing(self, sender, event.type, len(distinct), undelivered, request.reply_id)
+        if sender.unacknowledged is None:
+            sender.unacknowledged = deque()
         sender.unacknowledged.append(routing)
+        sender.in_flight += 1
+        self._in_flight += 1
         self.acknowledge_decided(sender)
 
-    def _decided(self, events: int) -> None:
-        self._in_flight -= events
+    def _count(self, batch: Batch, sign: int) -> None:
+        events = len(batch.requests) * sign
+        batch.sender.in_flight += events
+        self._in_flight += events
+
+    def _note_settled(self) -> None:
         if not self._in_flight and self._settled is not None:
             self._settled.set()
             self._settled = None
@@ -150,15 +215,31 @@ class Router:
 class _Routing:
     """One event on its way: how many recipients are still undecided, and who did not get it."""
 
-    __slots__ = ("_event_type", "_router", "_sender", "reply_id", "total", "undecided", "undelivered")
+    __slots__ = (
+        "_event_type",
+        "_recipients",
+        "_reply_id",
+        "_router",
+        "_sender",
+        "_undelivered",
+        "undecided",
+    )
 
-    def __init__(self, router: Router, sender: Connection, request: RouteRequest) -> None:
+    def __init__(
+        self,
+        router: Router,
+        sender: Connection,
+        event_type: str,
+        recipients: int,
+        undelivered: list[str],
+        reply_id: bytes,
+    ) -> None:
         self._router = router
         self._sender = sender
-        self._event_type = request.event.type
-        self.reply_id = request.reply_id
-        self.undelivered: list[str] = []
-        self.total = 0
+        self._event_type = event_type
+        self._recipients = recipients
+        self._undelivered = undelivered
+        self._reply_id = reply_id
         self.undecided = 0
 
     def wait_for(self, user_id: str, *, connections: int, took: bool) -> Settled:
@@ -179,18 +260,15 @@ class _Routing:
 
         return settled
 
-    def ack(self) -> EventAck:
+    def ack_frame(self) -> bytes:
         """The acknowledgement of the event, once nothing is undecided."""
-        return EventAck(
-            event_type=self._event_type,
-            delivered_to=self.total - len(self.undelivered),
-            total_recipients=self.total,
-            undelivered=self.undelivered or UNSET,
+        return self._sender.dialect.ack_frame(
+            self._event_type, self._recipients, self._undelivered, self._reply_id
         )
 
     def _decide(self, user_id: str, *, delivered: bool) -> None:
         self.undecided -= 1
         if not delivered:
-            self.undelivered.append(user_id)
+            self._undelivered.append(user_id)
         if not self.undecided:
             self._router.acknowledge_decided(self._sender)

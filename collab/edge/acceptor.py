@@ -5,18 +5,18 @@ from __future__ import annotations
 import base64
 import binascii
 import itertools
-import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+import attrs
 import trio
-from trio_websocket import ConnectionClosed, wrap_server_stream
+from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
 
 from collab.core.connection import Connection
 from collab.core.mailbox import Mailbox
 from collab.edge.life import Life
 from collab.edge.tap import Tap
-from collab.errors import Refused
+from collab.errors import Draining, Refused
 from collab.policy.limits import Admission
 from collab.policy.origins import OriginPolicy
 from collab.policy.validation import EventRules
@@ -26,50 +26,97 @@ from collab.wire.plain import PLAIN
 
 if TYPE_CHECKING:
     from collab.core.membership import Membership
+    from collab.core.outbox import Outbox
     from collab.core.router import Router
     from collab.core.status import Status
     from collab.edge.peer import Ends
+    from collab.edge.pump import Pump
     from collab.settings import Settings
     from collab.wire.head import Head
 
 _GOING_AWAY = Close(CloseCode.GOING_AWAY, "The service is going down")
 
 
+# What trio-websocket needs; what else a head holds could make it fail, or answer without a body.
+_HANDSHAKE_HEADERS = frozenset(
+    {"host", "upgrade", "connection", "sec-websocket-key", "sec-websocket-version"}
+)
+
+
+@attrs.frozen
+class Arrival:
+    """An upgrade request that may come in, without its head: a connection may live for days."""
+
+    identity: Identity
+    address: str
+    tap: Tap
+
+
 class Acceptor:
     """Takes WebSocket upgrades in and runs each connection to its end."""
 
-    def __init__(self, settings: Settings, membership: Membership, router: Router, status: Status) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        membership: Membership,
+        router: Router,
+        outbox: Outbox,
+        status: Status,
+        pump: Pump | None,
+    ) -> None:
         self._settings = settings
         self._membership = membership
         self._router = router
+        self._outbox = outbox
         self._status = status
+        self._pump = pump
         self._admission = Admission(settings.limits)
         self._origins = OriginPolicy(settings.origins)
         self._rules = EventRules(max_recipients=settings.limits.max_recipients)
         self._ids = itertools.count(1)
         self._lives: set[Life] = set()
+        self._gone_by: float | None = None
 
-    async def serve(self, stream: trio.abc.Stream, head: Head, rest: bytes, ends: Ends) -> None:
-        """One upgrade request and the connection that comes of it. The caller closes the stream.
+    def check(self, stream: trio.abc.Stream, head: Head, rest: bytes, ends: Ends) -> Arrival:
+        """Whether an upgrade request may come in; `rest` is what came after its head.
 
         Raises:
-            Refused: the request may not come in; nothing was sent.
+            Refused: it may not; nothing was sent.
         """
         _check_upgrade(head)
         if self._status.draining:
-            raise draining(self._settings)
+            raise Draining(self._settings.server.reconnect_spread)
         self._origins.check(head.get_all("origin"))
-        identity = identity_from_query(head.query, path_user_id=_user_id_in(head.path))
-        with self._admission.admit(ends.address):
-            tap = Tap(
+        return Arrival(
+            identity_from_query(head.query, path_user_id=_user_id_in(head.path)),
+            ends.address,
+            Tap(
                 stream,
-                head.to_bytes(),
+                head.only(_HANDSHAKE_HEADERS).to_bytes(),
                 rest,
                 max_message_bytes=int(self._settings.limits.message_bytes),
                 write_seconds=self._settings.timeouts.write,
-            )
+            ),
+        )
+
+    async def serve(self, arrival: Arrival) -> None:
+        """The connection that comes of an upgrade, to its end. The caller closes the stream.
+
+        Raises:
+            Refused: there are too many connections; nothing was sent.
+        """
+        with self._admission.admit(arrival.address):
             async with trio.open_nursery() as nursery:
-                await self._shake_hands_and_live(nursery, tap, identity, ends)
+                websocket = await self._shake_hands(nursery, arrival.tap)
+                if websocket is not None:
+                    life = self._life(arrival, websocket)
+                    self._lives.add(life)
+                    if self._gone_by is not None:
+                        life.be_gone_by(self._gone_by)
+                    try:
+                        await life.run(nursery)
+                    finally:
+                        self._lives.discard(life)
                 nursery.cancel_scope.cancel()
 
     def lives(self) -> list[Life]:
@@ -83,55 +130,47 @@ class Acceptor:
 
     def send_away(self, deadline: float) -> None:
         """End every connection with 1001, its mailbox flushed, by `deadline` on Trio's clock."""
+        self._gone_by = deadline
         for life in self.lives():
             life.be_gone_by(deadline)
             life.connection.end(_GOING_AWAY)
 
-    async def _shake_hands_and_live(
-        self, nursery: trio.Nursery, tap: Tap, identity: Identity, ends: Ends
-    ) -> None:
-        settings = self._settings
+    async def _shake_hands(self, nursery: trio.Nursery, tap: Tap) -> WebSocketConnection | None:
+        """The opening handshake; None where the peer does not go through with it in time."""
         try:
-            with trio.fail_after(settings.timeouts.handshake):
+            with trio.fail_after(self._settings.timeouts.handshake):
                 request = await wrap_server_stream(
-                    nursery, tap, message_queue_size=0, max_message_size=settings.limits.message_bytes
+                    nursery,
+                    tap,
+                    message_queue_size=0,
+                    max_message_size=self._settings.limits.message_bytes,
                 )
-                websocket = await request.accept()
+                return await request.accept()
         except (trio.TooSlowError, ConnectionClosed):
-            return
+            return None
+
+    def _life(self, arrival: Arrival, websocket: WebSocketConnection) -> Life:
+        settings = self._settings
         connection = Connection(
             connection_id=next(self._ids),
-            identity=identity,
-            address=ends.address,
+            identity=arrival.identity,
+            address=arrival.address,
             dialect=PLAIN,
             connected_at=datetime.now(UTC),
-            mailbox=Mailbox.from_limits(settings.limits),
+            mailbox=Mailbox.from_limits(self._outbox, settings.limits),
             max_in_flight=settings.limits.in_flight,
         )
-        life = Life(
+        return Life(
             connection,
-            tap,
+            arrival.tap,
             websocket,
             membership=self._membership,
             router=self._router,
+            outbox=self._outbox,
+            pump=self._pump,
             rules=self._rules,
             timeouts=settings.timeouts,
         )
-        self._lives.add(life)
-        try:
-            await life.run(nursery)
-        finally:
-            self._lives.discard(life)
-
-
-def draining(settings: Settings) -> Refused:
-    """The answer to whoever comes while the service goes down."""
-    return Refused(
-        503,
-        "draining",
-        "the service is going down",
-        retry_after_seconds=math.ceil(settings.server.reconnect_spread),
-    )
 
 
 def is_websocket_path(path: str) -> bool:

@@ -9,6 +9,8 @@ import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection
 
 from collab.core.router import Batch, Router
+from collab.edge.goodbye import Goodbye
+from collab.edge.pump import Pumped
 from collab.errors import MessageError
 from collab.observe.log import get_logger
 from collab.wire.close import Close, CloseCode
@@ -18,6 +20,8 @@ from collab.wire.messages import Pong, RouteRequest
 if TYPE_CHECKING:
     from collab.core.connection import Connection
     from collab.core.membership import Membership
+    from collab.core.outbox import Outbox
+    from collab.edge.pump import Pump
     from collab.edge.tap import Tap
     from collab.policy.validation import EventRules
     from collab.settings import TimeoutSettings
@@ -25,16 +29,34 @@ if TYPE_CHECKING:
 _log = get_logger()
 _BINARY = Close(CloseCode.BINARY_MESSAGE, "Messages are text frames")
 _INTERNAL = Close(CloseCode.INTERNAL_ERROR, "Internal error")
-_ANSWER = Close(CloseCode.NORMAL, "")
+_TOOK_NOTHING = Close(CloseCode.SLOW_CONSUMER, "Slow consumer: nothing was read for the write timeout")
 _NO_PONG = Close(CloseCode.NO_PONG, "No answer to the keepalive ping")
 
 
 class Life:
     """One connection from `connected` to its close frame.
 
-    Three tasks: `run` itself, which hands on the messages that went through trio-websocket;
-    trio-websocket's reader, whose reads go through the tap; the writer.
+    At most three tasks: `run` itself, which hands on the messages that went through
+    trio-websocket; trio-websocket's reader, whose bytes come through the tap; and the writer, from
+    the first time that something could not be written at once.
     """
+
+    __slots__ = (
+        "_goodbye",
+        "_live",
+        "_membership",
+        "_nursery",
+        "_outbox",
+        "_pinged_at",
+        "_pump",
+        "_router",
+        "_rules",
+        "_tap",
+        "_timeouts",
+        "_websocket",
+        "_written",
+        "connection",
+    )
 
     def __init__(
         self,
@@ -44,6 +66,8 @@ class Life:
         *,
         membership: Membership,
         router: Router,
+        outbox: Outbox,
+        pump: Pump | None,
         rules: EventRules,
         timeouts: TimeoutSettings,
     ) -> None:
@@ -52,12 +76,17 @@ class Life:
         self._websocket = websocket
         self._membership = membership
         self._router = router
+        self._outbox = outbox
+        self._pump = pump
         self._rules = rules
         self._timeouts = timeouts
         self._live = trio.CancelScope()
-        self._written = trio.Event()
+        # Kept to spawn from, because the writer starts when some other task's put finds the socket full;
+        # set while `run` is inside the nursery and never after.
+        self._nursery: trio.Nursery | None = None
+        self._written: trio.Event | None = None
         self._pinged_at: float | None = None
-        self._gone_by: float | None = None
+        self._goodbye = Goodbye(connection, tap, close_seconds=timeouts.close)
 
     async def run(self, nursery: trio.Nursery) -> None:
         """Live until the peer leaves or the connection is ended, then say goodbye.
@@ -66,30 +95,48 @@ class Life:
         On cancellation the registry is left at once and nothing is said. Raises nothing that a
         peer can cause.
         """
-        connection = self.connection
+        connection, tap = self.connection, self._tap
         connection.on_end = self._begin_end
-        self._membership.join(connection)
+        connection.mailbox.on_queued = self._start_writer
+        self._nursery = nursery
+        pumped = None
         try:
-            self._tap.open(
-                deliver=self._deliver,
-                before_read=connection.wait_may_read,
-                on_violation=connection.end,
-            )
-            nursery.start_soon(self._write)
-            with self._live:
-                await self._hand_on_odd_messages()
+            try:
+                tap.open(
+                    deliver=self._deliver,
+                    before_read=connection.wait_may_read,
+                    on_violation=connection.end,
+                    on_lost=self._lose,
+                )
+                if tap.descriptor >= 0:
+                    connection.mailbox.write_through(tap.write_now)
+                self._membership.join(connection)
+                if self._pump is not None and tap.descriptor >= 0:
+                    pumped = Pumped(self._pump, connection, tap, take=self._take, on_violation=connection.end)
+                    await self._pump_from_now(pumped)
+                with self._live:
+                    await self._hand_on_odd_messages()
+            finally:
+                self.stop_reading()
+                self._membership.leave(connection)
+            await self._goodbye.say(self._wait_written)
         finally:
-            self._tap.stop()
-            self._membership.leave(connection)
-        await self._say_goodbye()
+            # Whoever finds this connection from here on must not start anything in its nursery.
+            self._nursery = None
+            if self._pump is not None and pumped is not None:
+                self._pump.remove(pumped)
+            # What points back here goes, so that nothing waits for the garbage collector.
+            tap.release()
+            connection.release()
 
     def stop_reading(self) -> None:
-        """Take no further messages from the peer; those taken already are answered (drain)."""
+        """Take no further messages from the peer; those taken already are answered."""
         self._tap.stop()
+        self.connection.changed()
 
     def be_gone_by(self, deadline: float) -> None:
-        """Let the goodbye, close frame included, take until this time on Trio's clock (drain)."""
-        self._gone_by = deadline
+        """Have the goodbye said by this time on Trio's clock (drain)."""
+        self._goodbye.be_gone_by(deadline)
 
     def check_alive(self, now: float) -> None:
         """Ping a peer that has been silent, end the connection of one that did not answer.
@@ -112,7 +159,7 @@ class Life:
 
     def _begin_end(self, close: Close) -> None:
         """Synchronous: from here on nothing is delivered to or taken from this connection."""
-        self._tap.stop()
+        self.stop_reading()
         self._membership.leave(self.connection)
         if close.code == CloseCode.SLOW_CONSUMER:
             self.connection.mailbox.close(discard=True)
@@ -135,15 +182,33 @@ class Life:
         """Tell trio-websocket's own complaint, which it ends without a close frame, from the peer's end."""
         if self._tap.scanner.peer_closed and closed.reason is not None:
             self.connection.peer_close_code = closed.reason.code
-        if self._tap.scanner.peer_closed or self._tap.ended:
+        if self._tap.is_broken:
+            self._lose()
+        if self._tap.scanner.peer_closed or self._tap.ended or self._tap.is_broken:
             return
         if closed.reason is not None and closed.reason.code == CloseCode.INVALID_UTF8:
             self.connection.end(Close(CloseCode.INVALID_UTF8, "A text message is not UTF-8"))
         else:
             self.connection.end(Close(CloseCode.PROTOCOL_ERROR, "The WebSocket protocol was violated"))
 
+    async def _pump_from_now(self, pumped: Pumped) -> None:
+        assert self._pump is not None
+        if rest := self._tap.pump(pumped.update):
+            texts, violation = self._tap.feed(rest)
+            await self._deliver(texts)
+            if violation is not None:
+                self.connection.end(violation)
+        self._pump.add(pumped)
+
     async def _deliver(self, texts: list[bytes]) -> None:
         """Answer or route the messages of one read, in order."""
+        with self._outbox:
+            requests = self._take(texts)
+        if requests:
+            await self._router.submit([Batch(self.connection, requests)])
+
+    def _take(self, texts: list[bytes]) -> list[RouteRequest]:
+        """Answer what is answered here; give back what is to be routed."""
         connection = self.connection
         requests: list[RouteRequest] = []
         try:
@@ -157,57 +222,41 @@ class Life:
                         connection.send(Pong(timestamp=_milliseconds_since_epoch()), message.reply_id)
                 except MessageError as error:
                     connection.mailbox.put_or_wait(connection.dialect.error_frame(error))
-            if requests:
-                await self._router.submit(Batch(connection, requests))
         except Exception:
             # The boundary of this connection: a fault of ours in handling one peer ends that peer only.
             _log.exception("Connection failed", user_id=connection.user_id)
             connection.end(_INTERNAL)
+        return requests
 
-    async def _write(self) -> None:
+    def _start_writer(self) -> None:
+        if self._written is None and self._nursery is not None:
+            self._written = trio.Event()
+            self._nursery.start_soon(self._write, self._written)
+
+    async def _write(self, written: trio.Event) -> None:
         mailbox = self.connection.mailbox
         try:
             while True:
-                await self._tap.send_all(await mailbox.take())
+                await self._tap.send(await mailbox.take())
                 mailbox.sent()
         except (trio.EndOfChannel, trio.ClosedResourceError):
             pass
         except trio.BrokenResourceError:
-            mailbox.close(discard=True)
-            self.connection.changed()
-            self._live.cancel()
-        self._written.set()
+            self._lose()
+        finally:
+            written.set()
 
-    async def _say_goodbye(self) -> None:
-        """Send what is still owed and the close frame; wait for the peer's. Shielded, with deadlines."""
-        connection, mailbox, tap = self.connection, self.connection.mailbox, self._tap
-        close = connection.close
-        flush_by, gone_by = self._goodbye_deadlines()
-        with trio.move_on_at(gone_by, shield=True):
-            if close is not None and not tap.ended:
-                with trio.move_on_at(flush_by):
-                    if not mailbox.closed:
-                        await connection.wait_acknowledged()
-                        await connection.wait_all_entered()
-                        mailbox.close(discard=False)
-                    await self._written.wait()
-            elif tap.scanner.peer_closed:
-                close = _ANSWER
-            if close is not None:
-                with trio.move_on_after(self._timeouts.close):
-                    await tap.send_close(close)
-                    await tap.wait_ended()
-        mailbox.close(discard=True)
+    def _lose(self) -> None:
+        """Nothing can be sent any more: whatever waits for it is lost."""
+        if self._tap.timed_out:
+            self.connection.end(_TOOK_NOTHING)
+        self.connection.mailbox.close(discard=True)
+        self.connection.changed()
+        self._live.cancel()
 
-    def _goodbye_deadlines(self) -> tuple[float, float]:
-        """Until when what is owed may go out, and until when the close frame and its answer may take.
-
-        The close frame has time of its own, so that nobody else's slowness costs the peer its code.
-        """
-        now, close_seconds = trio.current_time(), self._timeouts.close
-        if self._gone_by is None:
-            return now + close_seconds, now + 2 * close_seconds
-        return self._gone_by - min(close_seconds, (self._gone_by - now) / 4), self._gone_by
+    async def _wait_written(self) -> None:
+        if self._written is not None:
+            await self._written.wait()
 
 
 def _milliseconds_since_epoch() -> int:

@@ -2,28 +2,60 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import trio
 
-from collab.wire.frames import FrameScanner, close_frame, is_close_frame
+from collab.wire.frames import EMPTY_CLOSE_FRAME, FrameScanner, close_frame, is_close_frame
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from collab.wire.close import Close
 
-_RECEIVE_BYTES = 65536
+RECEIVE_BYTES = 65536
+_SEND_BYTES = 65536
 
 
 class Tap(trio.abc.Stream):
     """One connection's bytes, between the socket and trio-websocket.
 
     Until `open` it gives out the request's head and nothing else. After it, whole text frames go to
-    `deliver` and the rest to trio-websocket; `before_read` is awaited before each read, and a
-    breach of the protocol goes to `on_violation`. Nothing is sent after a close frame or after a
-    send that was cut off. Does not own the stream: whoever opened it closes it.
+    `deliver`, a breach of the protocol to `on_violation`, and the rest to trio-websocket. It reads
+    by itself, awaiting `before_read` before each read, unless it is `pumped`: then somebody else
+    reads and calls `feed`. Nothing is sent after a close frame or after a send that was cut off.
+    Does not own the stream: whoever opened it closes it, after `release`.
     """
+
+    __slots__ = (
+        "_before_read",
+        "_broken",
+        "_changed",
+        "_close_answer",
+        "_close_sent",
+        "_deliver",
+        "_descriptor",
+        "_ended",
+        "_head",
+        "_lock",
+        "_odd",
+        "_on_lost",
+        "_on_odd_taken",
+        "_on_violation",
+        "_opened",
+        "_pumped",
+        "_rest",
+        "_senders",
+        "_stopped",
+        "_stream",
+        "_unsent",
+        "_write_seconds",
+        "last_received",
+        "reading",
+        "scanner",
+        "timed_out",
+    )
 
     def __init__(
         self,
@@ -35,23 +67,51 @@ class Tap(trio.abc.Stream):
         write_seconds: float,
     ) -> None:
         self._stream = stream
+        self._descriptor = stream.socket.fileno() if isinstance(stream, trio.SocketStream) else -1
         self._head = head
         self._rest = rest
         self._write_seconds = write_seconds
-        self._lock = trio.Lock()
-        self._opened = trio.Event()
+        # Made with the first send that may meet another: what goes through `write_now` needs none.
+        self._lock: trio.Lock | None = None
+        self._senders = 0
+        self._opened = False
+        self._ended = False
         self._stopped = False
+        self._pumped = False
         self._broken = False
         self._close_sent = False
-        self._ended = trio.Event()
+        self._close_answer = EMPTY_CLOSE_FRAME
+        self._odd = b""
+        self._unsent = b""
+        self._changed: trio.Event | None = None
         self._deliver: Callable[[list[bytes]], Awaitable[None]]
         self._before_read: Callable[[], Awaitable[None]]
         self._on_violation: Callable[[Close], None]
+        self._on_lost: Callable[[], None] = _nothing
+        self._on_odd_taken: Callable[[], None] = _nothing
         self.scanner = FrameScanner(max_message_bytes)
         self.last_received = trio.current_time()
         """When, on Trio's clock, the peer was last heard, or last waited for us to read."""
+        self.timed_out = False
+        """Whether the peer took nothing for the write deadline."""
         self.reading = False
         """Whether bytes that the peer sends now would be read at once."""
+
+    @property
+    def descriptor(self) -> int:
+        """The descriptor of a plain-TCP socket, which may be read and written without waiting; else -1."""
+        return self._descriptor
+
+    def release(self) -> None:
+        """Forget the descriptor and whom to call.
+
+        It must come before the stream is closed: the numbers of descriptors are used again.
+        """
+        self._descriptor = -1
+        self._deliver = _deliver_to_nobody
+        self._before_read = trio.lowlevel.checkpoint
+        self._on_violation = _ignore
+        self._on_lost = self._on_odd_taken = _nothing
 
     def open(
         self,
@@ -59,71 +119,149 @@ class Tap(trio.abc.Stream):
         deliver: Callable[[list[bytes]], Awaitable[None]],
         before_read: Callable[[], Awaitable[None]],
         on_violation: Callable[[Close], None],
+        on_lost: Callable[[], None] | None = None,
     ) -> None:
         """The handshake is done: let frames through."""
         self._deliver = deliver
         self._before_read = before_read
         self._on_violation = on_violation
-        self._opened.set()
+        self._on_lost = on_lost or _nothing
+        self._opened = True
+        self._notify()
+
+    def pump(self, on_odd_taken: Callable[[], None]) -> bytes:
+        """From now on somebody else reads, beginning with the bytes given back.
+
+        `on_odd_taken` is called when trio-websocket has taken all that was kept for it.
+        """
+        self._pumped = True
+        self._on_odd_taken = on_odd_taken
+        rest, self._rest = self._rest, b""
+        return rest
 
     def stop(self) -> None:
         """Deliver nothing more; read on only to see the peer's close frame or the end of the stream."""
         self._stopped = True
+        self._odd = b""
 
     @property
     def ended(self) -> bool:
         """Whether the peer has sent its close frame or its last byte."""
-        return self._ended.is_set()
+        return self._ended
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether nothing can be sent any more, because a send failed or was cut off."""
+        return self._broken and not self._senders
+
+    @property
+    def has_odd(self) -> bool:
+        """Whether something is kept that trio-websocket has not taken yet."""
+        return bool(self._odd)
 
     async def wait_ended(self) -> None:
         """Wait for the peer's close frame or its last byte."""
-        await self._ended.wait()
+        while not self._ended:
+            await self._wait_changed()
+
+    def end(self) -> None:
+        """The peer has sent its last byte."""
+        self._ended = True
+        self._notify()
+
+    def feed(self, data: bytes) -> tuple[list[bytes], Close | None]:
+        """Take the peer's next bytes: the texts to deliver, and the breach of the protocol after them."""
+        scan = self.scanner.feed(data)
+        if self.scanner.peer_closed:
+            self.end()
+        if self._stopped:
+            # Also after a breach of the protocol, when the scanner looks at nothing any more:
+            # reading on lets the peer finish its sends and find our close frame.
+            return [], None
+        if scan.odd:
+            self._odd += scan.odd
+            self._notify()
+        return scan.texts, scan.violation
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """The next bytes for trio-websocket; more than `max_bytes` where a read gave more."""
         if self._head:
             head, self._head = self._head, b""
             return head
-        await self._opened.wait()
-        while not self._ended.is_set():
-            await self._before_read()
-            data = await self._next_bytes()
-            if not data:
-                self._ended.set()
-                break
-            if odd := await self._take(data):
-                return odd
-        return b""
+        while not self._opened:
+            await self._wait_changed()
+        while not self._odd and not self._ended:
+            if self._pumped:
+                await self._wait_changed()
+            else:
+                await self._read()
+        odd, self._odd = self._odd, b""
+        if odd and self._pumped:
+            self._on_odd_taken()
+        return odd
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send, whole and alone, within the write deadline.
+        """Send for trio-websocket; raises what `send` raises.
+
+        Its answer to the peer's close frame is kept for `send_close`, as acks may still be owed.
+        """
+        if not self._opened:
+            # The answer to the handshake: nobody else sends yet.
+            await self._send_alone(bytes(data))
+        elif is_close_frame(bytes(data[:1])):
+            self._close_answer = bytes(data)
+        else:
+            await self.send(bytes(data))
+
+    async def send(self, data: bytes) -> None:
+        """Send, whole and alone, each 64 KiB of it within the write deadline; nothing after a close frame.
 
         Raises:
             trio.BrokenResourceError: the peer is gone or too slow, or an earlier send was cut off.
         """
-        async with self._lock:
-            if self._close_sent:
-                return
-            if self._broken:
-                raise trio.BrokenResourceError("an earlier send was cut off")
-            self._close_sent = self._opened.is_set() and is_close_frame(bytes(data[:1]))
-            self._broken = True
-            with trio.move_on_after(self._write_seconds):
-                await self._stream.send_all(data)
-                self._broken = False
-            if self._broken:
-                raise trio.BrokenResourceError("the peer did not read within the write deadline")
-
-    async def send_close(self, close: Close) -> None:
-        """Send the close frame, unless one was sent or none can be any more. Raises nothing."""
+        self._senders += 1
         try:
-            await self.send_all(close_frame(close))
+            if self._lock is None:
+                self._lock = trio.Lock()
+            async with self._lock:
+                await self._send_alone(data)
+        finally:
+            self._senders -= 1
+
+    def write_now(self, data: bytes) -> int:
+        """Write what a plain-TCP socket takes at once: the number of bytes.
+
+        0 where a send is under way. What is left of a write that was begun is kept, and goes
+        before anything else. A dead socket takes everything, and `on_lost` is called.
+        """
+        if self._senders or self._unsent or self._close_sent or self._descriptor < 0:
+            return 0
+        if self._broken:
+            return len(data)
+        try:
+            written = os.write(self._descriptor, data)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            self._broken = True
+            self._on_lost()
+            return len(data)
+        if written < len(data):
+            self._unsent = data[written:]
+        return written
+
+    async def send_close(self, close: Close | None) -> None:
+        """Send this close frame, or with None the answer to the peer's; only the first goes out."""
+        frame = self._close_answer if close is None else close_frame(close)
+        try:
+            await self.send(frame)
+            self._close_sent = True
             if self.scanner.failed and isinstance(self._stream, trio.abc.HalfCloseableStream):
                 # Past a breach of the protocol the peer's own close frame cannot be found any more:
                 # the end of our side tells it to close its own.
                 await self._stream.send_eof()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            self._ended.set()
+            self.end()
 
     async def wait_send_all_might_not_block(self) -> None:
         """See `trio.abc.SendStream`."""
@@ -133,30 +271,66 @@ class Tap(trio.abc.Stream):
         """trio-websocket is done with the stream. Its owner says goodbye and closes it."""
         await trio.lowlevel.checkpoint()
 
-    async def _next_bytes(self) -> bytes:
+    async def _send_alone(self, data: bytes) -> None:
+        if self._close_sent:
+            return
+        if self._broken:
+            raise trio.BrokenResourceError("an earlier send was cut off")
+        if self._unsent:
+            data, self._unsent = self._unsent + data, b""
+        self._broken = True
+        with memoryview(data) as view:
+            for start in range(0, len(view), _SEND_BYTES):
+                with trio.move_on_after(self._write_seconds) as deadline:
+                    await self._stream.send_all(view[start : start + _SEND_BYTES])
+                if deadline.cancelled_caught:
+                    self.timed_out = True
+                    raise trio.BrokenResourceError("the peer did not read within the write deadline")
+        self._broken = False
+
+    async def _read(self) -> None:
+        await self._before_read()
         if self._rest:
             data, self._rest = self._rest, b""
-            return data
+        else:
+            data = await self._receive()
+        if not data:
+            self.end()
+            return
+        texts, violation = self.feed(data)
+        if texts:
+            await self._deliver(texts)
+        if violation is not None:
+            self._on_violation(violation)
+
+    async def _receive(self) -> bytes:
         self.last_received = trio.current_time()
         self.reading = True
         try:
-            return bytes(await self._stream.receive_some(_RECEIVE_BYTES))
+            return bytes(await self._stream.receive_some(RECEIVE_BYTES))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return b""
         finally:
             self.reading = False
 
-    async def _take(self, data: bytes) -> bytes:
-        scan = self.scanner.feed(data)
-        if self.scanner.peer_closed:
-            self._ended.set()
-        if self._stopped:
-            # Also after a breach of the protocol, when the scanner looks at nothing any more:
-            # reading on lets the peer finish its sends and find our close frame.
-            return b""
-        if scan.texts:
-            await self._deliver(scan.texts)
-        if scan.violation is not None:
-            self._on_violation(scan.violation)
-            return b""
-        return scan.odd
+    async def _wait_changed(self) -> None:
+        if self._changed is None:
+            self._changed = trio.Event()
+        await self._changed.wait()
+
+    def _notify(self) -> None:
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
+
+
+def _nothing() -> None:
+    pass
+
+
+async def _deliver_to_nobody(_: list[bytes]) -> None:
+    await trio.lowlevel.checkpoint()
+
+
+def _ignore(_: Close) -> None:
+    pass

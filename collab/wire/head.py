@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from http import HTTPStatus
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import attrs
 import msgspec
 
 from collab.errors import Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 MAX_HEAD_BYTES: Final = 16 * 1024
 MAX_HEADERS: Final = 100
@@ -20,6 +23,7 @@ _REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e]+) HTTP/(\d\.\d)")
 # The blanks around the value are stripped, not matched: matching them is cubic in their number.
 _HEADER = re.compile(rb"(" + _TOKEN + rb"):([^\x00-\x08\x0a-\x1f\x7f]*)")
 _BLANKS = " \t"
+_HOST = re.compile(r"[!-~]*")
 _BARE_NEWLINE = re.compile(rb"(?<!\r)\n|\r(?!\n)")
 _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n"
 _TLS_HANDSHAKE = 0x16
@@ -50,6 +54,12 @@ class Head:
     def tokens(self, name: str) -> list[str]:
         """The comma-separated members of a header, in lower case."""
         return [token for part in (self.get(name) or "").split(",") if (token := part.strip(_BLANKS).lower())]
+
+    def only(self, names: Collection[str]) -> Head:
+        """The head of the same request with these headers alone, an upgrade's in plainest form."""
+        plain = {"upgrade": "websocket", "connection": "upgrade"}
+        kept = {name: plain.get(name, value) for name, value in self.headers if name in names}
+        return attrs.evolve(self, headers=tuple(kept.items()))
 
     def with_body_length(self, size_bytes: int) -> Head:
         """The head of the same request with a body of this size, whatever said its length before."""
@@ -105,7 +115,7 @@ class HeadReader:
         return _parse(head)
 
 
-def error_response(error: Refused, *, with_body: bool = True) -> bytes:
+def error_response(error: Refused) -> bytes:
     """A refusal as a whole HTTP/1.1 response that closes its connection.
 
     The body is `{"error": <sentence>, "code": <machine word>}`.
@@ -120,7 +130,7 @@ def error_response(error: Refused, *, with_body: bool = True) -> bytes:
     if error.retry_after_seconds is not None:
         lines.append(f"retry-after: {error.retry_after_seconds}")
     lines += [f"{name}: {value}" for name, value in error.headers]
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + (body if with_body else b"")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + (b"" if error.bodiless else body)
 
 
 def _parse(raw: bytes) -> Head:
@@ -165,6 +175,8 @@ def _check(head: Head) -> None:
     hosts = head.get_all("host")
     if len(hosts) > 1 or (not hosts and head.version == "1.1"):
         raise _bad_request("exactly one Host header is needed")
+    if hosts and not _HOST.fullmatch(hosts[0]):
+        raise _bad_request("the Host header is malformed")
     lengths, codings = head.get_all("content-length"), head.get_all("transfer-encoding")
     if lengths and codings:
         raise _bad_request("Content-Length and Transfer-Encoding exclude each other")

@@ -1,18 +1,18 @@
-"""Owns the messages: one attrs class for each (docs/protocol.md, Messages)."""
+"""Owns the messages: one class for each (docs/protocol.md, Messages)."""
 
 from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
 import attrs
-from msgspec import UNSET, Meta, Raw, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 EventType = Annotated[str, Meta(min_length=1, max_length=64)]
 UserId = Annotated[str, Meta(min_length=1, max_length=128)]
 
 
-@attrs.frozen
-class CollabEvent:
+# What a client sends is a msgspec struct, made for every message: an attrs class takes three times as long.
+class CollabEvent(Struct, frozen=True, gc=False):
     """An event to route. `data` is the JSON text as the sender wrote it, never parsed."""
 
     type: EventType
@@ -21,16 +21,14 @@ class CollabEvent:
     data: Raw = Raw(b"{}")
 
 
-@attrs.frozen
-class RouteRequest:
+class RouteRequest(Struct, frozen=True, gc=False):
     """A client's `collab_event`, with the id that its ack carries back (empty: none)."""
 
     event: CollabEvent
     reply_id: bytes = b""
 
 
-@attrs.frozen
-class PingRequest:
+class PingRequest(Struct, frozen=True, gc=False):
     """A client's `ping`, with the id that its pong carries back (empty: none)."""
 
     reply_id: bytes = b""

@@ -9,6 +9,8 @@ from collab.wire.frames import text_frame
 from collab.wire.messages import ClientMessage, CollabEvent, ErrorReply, ServerMessage
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from collab.errors import MessageError
 
 
@@ -32,6 +34,12 @@ class PlainDialect:
     def event_frame(self, event: CollabEvent, from_user: str) -> bytes:
         """An event as the frame that every recipient gets."""
         return text_frame(codec.encode_event(event, from_user))
+
+    def ack_frame(
+        self, event_type: str, recipients: int, undelivered: Sequence[str], reply_id: bytes
+    ) -> bytes:
+        """The acknowledgement of an event to so many distinct recipients."""
+        return text_frame(codec.encode_ack(event_type, recipients, undelivered, reply_id))
 
     def error_frame(self, error: MessageError) -> bytes:
         """The `error` that answers a message."""

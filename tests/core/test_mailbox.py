@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from collab.core.mailbox import Mailbox
+from collab.core.outbox import Outbox
 from collab.settings import LimitSettings
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Outcomes:
 
 
 def make(max_messages: int = 2, max_bytes: int = 100) -> Mailbox:
-    return Mailbox(max_messages=max_messages, max_bytes=max_bytes)
+    return Mailbox(Outbox(), max_messages=max_messages, max_bytes=max_bytes)
 
 
 async def read(mailbox: Mailbox) -> bytes:
@@ -40,7 +41,7 @@ async def read(mailbox: Mailbox) -> bytes:
 
 
 def test_the_bounds_come_from_the_settings() -> None:
-    mailbox = Mailbox.from_limits(LimitSettings(mailbox_messages=3))
+    mailbox = Mailbox.from_limits(Outbox(), LimitSettings(mailbox_messages=3))
     assert [mailbox.put(b"x") for _ in range(4)] == [True, True, True, False]
 
 
@@ -226,6 +227,37 @@ async def test_a_frame_put_by_the_one_who_is_told_of_room_keeps_its_place() -> N
     assert [await read(mailbox) for _ in range(3)] == [b"event", b"next", b"ack"]
 
 
+@pytest.mark.trio
+@pytest.mark.parametrize(("max_bytes", "bound"), [(100, 1 << 20), (1 << 20, 4 << 20)])
+async def test_a_mailbox_for_which_too_much_waits_is_closed(max_bytes: int, bound: int) -> None:
+    mailbox, outcomes, told = make(max_messages=1, max_bytes=max_bytes), Outcomes(), list[str]()
+    mailbox.on_room = lambda: told.append("room")
+    mailbox.put(b"a")
+    waiting, frame = 0, b"x" * 10_000
+    while waiting + len(frame) + 1000 < bound:
+        mailbox.put_later(frame, outcomes.of(frame))
+        # What it costs to keep it counts too.
+        waiting += len(frame) + 256
+    assert not mailbox.overrun
+    assert outcomes.seen == []
+    number = waiting // (len(frame) + 256)
+    mailbox.put_later(frame * 2, outcomes.of(b"last"))
+    assert mailbox.overrun
+    assert mailbox.closed
+    assert outcomes.seen == [*[(frame, False)] * number, (b"last", False)]
+    assert told == ["room"]
+
+
+@pytest.mark.trio
+async def test_one_frame_may_wait_whatever_its_size() -> None:
+    mailbox = make(max_messages=1)
+    mailbox.put(b"a")
+    mailbox.put_or_wait(b"x" * (2 << 20))
+    assert not mailbox.overrun
+    assert await read(mailbox) == b"a"
+    assert len(await read(mailbox)) == 2 << 20
+
+
 # The end
 
 
@@ -316,6 +348,219 @@ async def test_a_mailbox_closed_while_the_writer_sends_lets_it_finish() -> None:
     assert mailbox.messages == 0
 
 
+# Writing through
+
+
+class Socket:
+    """What `write_now` writes to: takes as many bytes as told to, and keeps what is left of a write."""
+
+    def __init__(self, mailbox: Mailbox, takes: int = 1 << 30) -> None:
+        self.mailbox = mailbox
+        self.takes = takes
+        """How many bytes it takes at once from here on."""
+        self.busy = False
+        """Whether others are being sent just now."""
+        self.received = b""
+        self.unsent = b""
+        self.writes = 0
+        self.woken = 0
+        mailbox.on_queued = self._wake
+        mailbox.write_through(self.write_now)
+
+    def write_now(self, data: bytes) -> int:
+        self.writes += 1
+        if self.busy or self.unsent:
+            return 0
+        written = min(self.takes, len(data))
+        self.received += data[:written]
+        self.takes -= written
+        if 0 < written < len(data):
+            self.unsent = data[written:]
+        return written
+
+    async def send_queued(self) -> None:
+        """The writer's turn."""
+        data = await self.mailbox.take()
+        self.received += self.unsent + data
+        self.unsent = b""
+        self.mailbox.sent()
+
+    def _wake(self) -> None:
+        self.woken += 1
+
+
+def test_what_finds_the_writer_idle_is_written_at_once_and_no_writer_is_woken() -> None:
+    socket = Socket(make())
+    for _ in range(5):
+        assert socket.mailbox.put(b"a")
+        assert (socket.mailbox.messages, socket.mailbox.bytes) == (0, 0)
+    assert (socket.received, socket.writes, socket.woken) == (b"aaaaa", 5, 0)
+
+
+def test_the_frames_of_a_round_are_one_write_and_count_until_then() -> None:
+    outbox = Outbox()
+    socket = Socket(Mailbox(outbox, max_messages=3, max_bytes=100))
+    with outbox:
+        assert [socket.mailbox.put(frame) for frame in (b"a", b"b", b"c")] == [True, True, True]
+        assert (socket.mailbox.messages, socket.mailbox.bytes, socket.writes) == (3, 3, 0)
+    assert (socket.received, socket.writes) == (b"abc", 1)
+    assert (socket.mailbox.messages, socket.mailbox.bytes) == (0, 0)
+
+
+def test_one_frame_alone_is_written_without_a_copy() -> None:
+    mailbox, written = make(), list[bytes]()
+    mailbox.write_through(lambda data: written.append(data) or len(data))
+    frame = b"x" * 1000
+    mailbox.put(frame)
+    assert written[0] is frame
+
+
+@pytest.mark.trio
+async def test_the_remainder_of_a_write_goes_before_all_else() -> None:
+    socket = Socket(make(max_messages=5), takes=3)
+    assert socket.mailbox.put(b"abcdef")
+    assert (socket.mailbox.messages, socket.mailbox.bytes, socket.woken) == (1, 3, 1)
+    socket.takes = 1 << 30
+    assert socket.mailbox.put(b"gh")
+    assert socket.received == b"abc"
+    assert (socket.mailbox.messages, socket.mailbox.bytes) == (2, 5)
+    await socket.send_queued()
+    assert socket.received == b"abcdefgh"
+    assert (socket.mailbox.messages, socket.mailbox.bytes) == (0, 0)
+    socket.mailbox.put(b"i")
+    assert socket.received == b"abcdefghi"
+
+
+@pytest.mark.trio
+async def test_what_does_not_go_out_at_all_is_queued() -> None:
+    socket = Socket(make())
+    socket.busy = True
+    assert socket.mailbox.put(b"a")
+    assert (socket.mailbox.messages, socket.mailbox.bytes, socket.woken) == (1, 1, 1)
+    socket.busy = False
+    # Something is queued: nothing is even tried until the writer is done with it.
+    assert socket.mailbox.put(b"b")
+    assert socket.writes == 1
+    await socket.send_queued()
+    assert socket.received == b"ab"
+
+
+@pytest.mark.trio
+async def test_the_frames_of_a_round_that_were_queued_are_freed_together() -> None:
+    outbox = Outbox()
+    socket = Socket(Mailbox(outbox, max_messages=3, max_bytes=100), takes=0)
+    with outbox:
+        for frame in (b"a", b"b", b"c"):
+            socket.mailbox.put(frame)
+    assert (socket.mailbox.messages, socket.mailbox.bytes) == (3, 3)
+    assert not socket.mailbox.put(b"d")
+    await socket.send_queued()
+    assert (socket.received, socket.mailbox.messages, socket.mailbox.bytes) == (b"abc", 0, 0)
+
+
+@pytest.mark.trio
+async def test_what_was_queued_before_writing_through_goes_first() -> None:
+    mailbox = make()
+    mailbox.put(b"a")
+    socket = Socket(mailbox)
+    mailbox.put(b"b")
+    assert socket.writes == 0
+    await socket.send_queued()
+    assert socket.received == b"ab"
+
+
+def test_a_mailbox_that_is_full_of_one_round_is_written_within_it_and_nothing_waits() -> None:
+    outbox = Outbox()
+    socket = Socket(Mailbox(outbox, max_messages=2, max_bytes=100))
+    frames = [b"%d" % number for number in range(9)]
+    with outbox:
+        for frame in frames:
+            assert socket.mailbox.put(frame)
+            assert socket.mailbox.messages <= 2
+    assert socket.received == b"".join(frames)
+    assert socket.writes == 5
+
+
+@pytest.mark.trio
+async def test_what_waits_within_a_round_enters_in_order_once_the_writer_is_done() -> None:
+    outbox, outcomes = Outbox(), Outcomes()
+    socket = Socket(Mailbox(outbox, max_messages=2, max_bytes=100), takes=1)
+    frames = [b"%d" % number for number in range(9)]
+    with outbox:
+        for frame in frames:
+            if not socket.mailbox.put(frame):
+                socket.mailbox.put_later(frame, outcomes.of(frame))
+    assert socket.received == b"0"
+    assert outcomes.seen == []
+    # 0 went out, 1 is the remainder, 2 is queued, the others wait.
+    socket.takes = 1 << 30
+    await socket.send_queued()
+    assert socket.received == b"".join(frames)
+    assert outcomes.seen == [(frame, True) for frame in frames[3:]]
+    assert not socket.mailbox.has_waiting
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("writer_first", [False, True])
+async def test_10000_frames_that_wait_go_out_without_recursion(writer_first: bool) -> None:
+    outbox, outcomes = Outbox(), Outcomes()
+    # A round at a time, for each frame that got in frees the room of one that waits.
+    mailbox = Mailbox(outbox, max_messages=2500, max_bytes=1 << 20)
+    socket = Socket(mailbox, takes=0)
+    for number in range(12_500):
+        frame = b"%d," % number
+        if not mailbox.put(frame):
+            mailbox.put_later(frame, outcomes.of(frame))
+    assert len(outcomes.seen) == 0
+    # From here on one frame at a time finds room.
+    mailbox._max_messages = 1
+    socket.takes = 1 << 30 if not writer_first else 0
+    await socket.send_queued()
+    while mailbox.messages:
+        await socket.send_queued()
+    assert socket.received == b"".join(b"%d," % number for number in range(12_500))
+    assert outcomes.seen == [(b"%d," % number, True) for number in range(2_500, 12_500)]
+    assert not mailbox.has_waiting
+
+
+@pytest.mark.trio
+async def test_a_dead_socket_takes_everything_and_what_comes_later_is_told_so() -> None:
+    outbox, outcomes = Outbox(), Outcomes()
+    mailbox = Mailbox(outbox, max_messages=1, max_bytes=100)
+
+    def lost(data: bytes) -> int:
+        mailbox.close(discard=True)
+        return len(data)
+
+    mailbox.write_through(lost)
+    with outbox:
+        assert mailbox.put(b"a")
+        assert not mailbox.put(b"b")
+        mailbox.put_later(b"b", outcomes.of(b"b"))
+    assert outcomes.seen == [(b"b", False)]
+    assert mailbox.messages == 0
+    assert not mailbox.put(b"c")
+
+
+def test_what_is_discarded_in_a_round_is_not_written_at_its_end() -> None:
+    outbox = Outbox()
+    socket = Socket(Mailbox(outbox, max_messages=3, max_bytes=100))
+    with outbox:
+        socket.mailbox.put(b"a")
+        socket.mailbox.put(b"b")
+        socket.mailbox.close(discard=True)
+    assert socket.writes == 0
+
+
+def test_what_is_in_at_the_close_is_written_at_the_end_of_the_round() -> None:
+    outbox = Outbox()
+    socket = Socket(Mailbox(outbox, max_messages=3, max_bytes=100))
+    with outbox:
+        socket.mailbox.put(b"a")
+        socket.mailbox.close(discard=False)
+    assert socket.received == b"a"
+
+
 # Any order of all of it
 
 
@@ -331,7 +576,7 @@ class MailboxModel(RuleBasedStateMachine):
     @initialize(max_messages=st.integers(1, 4), max_bytes=st.integers(1, 30))
     def open(self, max_messages: int, max_bytes: int) -> None:
         self.max_messages, self.max_bytes = max_messages, max_bytes
-        self.mailbox = Mailbox(max_messages=max_messages, max_bytes=max_bytes)
+        self.mailbox = Mailbox(Outbox(), max_messages=max_messages, max_bytes=max_bytes)
         self.now = 0.0
         self.queued: deque[bytes] = deque()
         self.taken: list[bytes] = []
@@ -422,6 +667,8 @@ class MailboxModel(RuleBasedStateMachine):
     @rule(discard=st.booleans())
     def close(self, discard: bool) -> None:
         self.mailbox.close(discard=discard)
+        if self.waiting:
+            self.expected_told.append("room")
         self.expected += [(wait.frame, False) for wait in self.waiting]
         self.waiting.clear()
         self.closed = True
@@ -448,5 +695,131 @@ class MailboxModel(RuleBasedStateMachine):
 
 TestAnyUseOfAMailbox = MailboxModel.TestCase
 TestAnyUseOfAMailbox.settings = settings(
+    max_examples=max(settings().max_examples // 2, 1), stateful_step_count=40
+)
+
+
+class WriteThroughModel(RuleBasedStateMachine):
+    """A mailbox that writes through to a socket which takes what it likes, or is in other hands, or dies."""
+
+    @initialize(max_messages=st.integers(1, 4), max_bytes=st.integers(1, 30))
+    def open(self, max_messages: int, max_bytes: int) -> None:
+        self.max_messages, self.max_bytes = max_messages, max_bytes
+        self.outbox = Outbox()
+        self.mailbox = Mailbox(self.outbox, max_messages=max_messages, max_bytes=max_bytes)
+        self.socket = Socket(self.mailbox, takes=0)
+        self.entered: list[bytes] = []
+        """Every frame that is in or was, in order."""
+        self.lost: list[bytes] = []
+        self.waiting: deque[bytes] = deque()
+        self.taken: bytes | None = None
+        self.closed = False
+        self.frames = 0
+
+    def within_trio(self, step: Callable[[], Awaitable[object]]) -> None:
+        trio.run(step)
+
+    @rule(takes=st.integers(0, 60))
+    def have_room(self, takes: int) -> None:
+        self.socket.takes = takes
+
+    @rule(busy=st.booleans())
+    def be_in_other_hands(self, busy: bool) -> None:
+        self.socket.busy = busy
+
+    @rule(sizes=st.lists(st.integers(0, 20), min_size=1, max_size=6), in_round=st.booleans())
+    def put(self, sizes: list[int], in_round: bool) -> None:
+        async def step() -> None:
+            if in_round:
+                with self.outbox:
+                    self.put_all(sizes)
+            else:
+                self.put_all(sizes)
+
+        self.within_trio(step)
+
+    def put_all(self, sizes: list[int]) -> None:
+        for size in sizes:
+            self.frames += 1
+            frame = b"%d|" % self.frames + b"x" * size
+            if self.mailbox.put(frame):
+                assert not self.waiting, "overtook what waits"
+                assert not self.closed
+                self.entered.append(frame)
+                continue
+            self.waiting.append(frame)
+            self.mailbox.put_later(frame, lambda entered, frame=frame: self.settle(frame, entered))
+            self.closed |= self.mailbox.overrun
+            self.bounds_hold()
+
+    def settle(self, frame: bytes, entered: bool) -> None:
+        assert self.waiting.popleft() == frame
+        (self.entered if entered else self.lost).append(frame)
+
+    @precondition(lambda self: self.mailbox.messages and self.taken is None and not self.closed)
+    @rule()
+    def take(self) -> None:
+        async def step() -> None:
+            self.taken = await self.mailbox.take()
+
+        self.within_trio(step)
+
+    @precondition(lambda self: self.taken is not None)
+    @rule()
+    def sent(self) -> None:
+        async def step() -> None:
+            self.socket.received += self.socket.unsent + (self.taken or b"")
+            self.socket.unsent = b""
+            self.taken = None
+            self.mailbox.sent()
+
+        self.within_trio(step)
+
+    @precondition(lambda self: self.frames > 10)
+    @rule()
+    def close(self) -> None:
+        self.mailbox.close(discard=True)
+        self.closed = True
+
+    @invariant()
+    def nothing_overtakes_and_nothing_is_lost_or_doubled(self) -> None:
+        everything = b"".join(self.entered)
+        assert everything.startswith(self.socket.received)
+        # What has entered and was not written is exactly what is counted.
+        if not self.closed:
+            assert self.mailbox.bytes == len(everything) - len(self.socket.received)
+            assert bool(self.mailbox.messages) == bool(self.mailbox.bytes)
+
+    @invariant()
+    def bounds_hold(self) -> None:
+        assert 0 <= self.mailbox.messages <= self.max_messages
+        assert self.mailbox.bytes <= self.max_bytes or self.mailbox.messages == 1
+
+    @invariant()
+    def what_waits_waits_for_a_reason(self) -> None:
+        assert self.mailbox.has_waiting == bool(self.waiting)
+        if self.waiting:
+            assert self.mailbox.messages
+
+    def teardown(self) -> None:
+        if not hasattr(self, "mailbox") or self.closed:
+            return
+
+        async def step() -> None:
+            if self.taken is not None:
+                self.socket.received += self.socket.unsent + self.taken
+                self.socket.unsent = b""
+                self.mailbox.sent()
+            while self.mailbox.messages:
+                await self.socket.send_queued()
+
+        self.within_trio(step)
+        assert self.socket.received == b"".join(self.entered)
+        assert not self.waiting
+        assert not self.lost
+
+
+TestAnyUseOfAMailboxThatWritesThrough = WriteThroughModel.TestCase
+TestAnyUseOfAMailboxThatWritesThrough.settings = settings(
     max_examples=max(settings().max_examples // 2, 1), stateful_step_count=40
 )

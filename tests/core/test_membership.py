@@ -7,13 +7,15 @@ import pytest
 from fake_connections import Core, fill, make_connection, read_all
 
 from collab.core.mailbox import Mailbox
+from collab.core.outbox import Outbox
 from collab.wire.close import CloseCode
 
 if TYPE_CHECKING:
     from collab.core.connection import Connection
 
 
-async def notices(connection: Connection) -> list[tuple[str, str]]:
+async def notices(core: Core, connection: Connection) -> list[tuple[str, str]]:
+    core.tell()
     return [
         (m["event"], m["data"]["user_id"]) for m in await read_all(connection) if m["event"] != "connected"
     ]
@@ -48,13 +50,13 @@ async def test_only_the_first_and_the_last_connection_of_a_user_are_news() -> No
     ada = core.join("ada")
     one = core.join("bob")
     two = core.join("bob")
-    assert await notices(ada) == [("user_online", "bob")]
+    assert await notices(core, ada) == [("user_online", "bob")]
     core.drop(one)
-    assert await notices(ada) == []
+    assert await notices(core, ada) == []
     core.drop(two)
-    assert await notices(ada) == [("user_offline", "bob")]
+    assert await notices(core, ada) == [("user_offline", "bob")]
     core.join("bob")
-    assert await notices(ada) == [("user_online", "bob")]
+    assert await notices(core, ada) == [("user_online", "bob")]
 
 
 @pytest.mark.trio
@@ -62,11 +64,11 @@ async def test_a_reconnect_before_the_old_connection_ended_is_no_news() -> None:
     core = Core()
     ada = core.join("ada")
     old = core.join("bob")
-    await notices(ada)
+    await notices(core, ada)
     new = core.join("bob")
     core.drop(old)
     core.membership.leave(old)
-    assert await notices(ada) == []
+    assert await notices(core, ada) == []
     assert list(core.registry.of_user("bob")) == [new]
 
 
@@ -76,7 +78,7 @@ async def test_leaving_twice_is_told_once() -> None:
     ada, bob = core.join("ada"), core.join("bob")
     for _ in range(3):
         core.membership.leave(bob)
-    assert await notices(ada) == [("user_online", "bob"), ("user_offline", "bob")]
+    assert await notices(core, ada) == [("user_online", "bob"), ("user_offline", "bob")]
 
 
 @pytest.mark.trio
@@ -85,7 +87,7 @@ async def test_who_never_joined_may_leave() -> None:
     ada = core.join("ada")
     core.membership.leave(make_connection("ada"))
     core.membership.leave(make_connection("bob"))
-    assert await notices(ada) == []
+    assert await notices(core, ada) == []
     assert core.registry.connection_count == 1
 
 
@@ -103,7 +105,7 @@ async def test_replacing_the_only_connection_is_no_news() -> None:
     core = Core(connections_per_user=1)
     watcher = core.join("bob")
     connections = [core.join("ada") for _ in range(3)]
-    assert await notices(watcher) == [("user_online", "ada")]
+    assert await notices(core, watcher) == [("user_online", "ada")]
     assert close_codes(connections) == [CloseCode.REPLACED, CloseCode.REPLACED, None]
     assert core.registry.connection_count == 2
 
@@ -131,10 +133,11 @@ async def test_a_connection_that_joins_while_the_service_goes_down_is_sent_away_
 @pytest.mark.trio
 async def test_a_full_mailbox_makes_its_reader_wait_from_the_moment_of_joining() -> None:
     core = Core()
-    connection = make_connection("ada", mailbox=Mailbox(max_messages=1, max_bytes=1000))
+    connection = make_connection("ada", mailbox=Mailbox(Outbox(), max_messages=1, max_bytes=1000))
     core.membership.join(connection)
     fill(connection)
     core.join("bob")
+    core.tell()
     assert not connection.may_read()
     await read_all(connection)
     assert connection.may_read()

@@ -384,3 +384,42 @@ async def test_a_peer_that_does_not_take_the_answer_to_its_handshake_is_dropped_
         with trio.fail_after(0.1):
             assert await stream.receive_some() == b""
         assert local.service.status.total_connections == 0
+
+
+@pytest.mark.trio
+async def test_an_empty_value_counts_as_none():
+    async with open_service(in_memory=True) as local:
+        backend = await local.open(f"/ws/ada?user_id=&backend_url={URL}&display_name=&presence=&token=")
+        assert (await backend.receive())["data"]["user_id"] == "ada"
+        assert local.service.registry.online_user("ada").display_name == "Unknown User"
+        await local.connect("bob")
+        assert (await backend.receive())["event"] == "user_online"
+        backend = await local.open(f"/ws/?user_id=cyd&backend_url={URL}")
+        assert (await backend.receive())["data"]["user_id"] == "cyd"
+    assert await refusal_of(f"/ws/?backend_url={URL}") == (400, "missing_parameter")
+
+
+@pytest.mark.trio
+async def test_ids_are_compared_character_by_character():
+    alike = {"Ada", "ada", "ADA", "ada ", "a\u0301da", "\u00e1da"}
+    async with open_service(in_memory=True) as local:
+        backends = {user_id: await local.connect(user_id) for user_id in alike}
+        assert local.online() == alike
+        await backends["Ada"].send_event("comment_added", ["ada", "aDa"])
+        assert (await backends["Ada"].receive())["data"]["undelivered"] == ["aDa"]
+        assert (await backends["ada"].receive())["data"]["from_user"] == "Ada"
+        for user_id in alike - {"Ada", "ada"}:
+            await backends[user_id].send("ping")
+            assert (await backends[user_id].receive())["event"] == "pong"
+
+
+@pytest.mark.trio
+async def test_no_subprotocol_is_agreed_to():
+    async with open_service(in_memory=True) as local:
+        stream, _ = await local.open_stream()
+        async with stream:
+            offer = {"sec-websocket-protocol": "chat, v1.collab"}
+            await stream.send_all(head("GET", ADA, {**UPGRADE, **offer}))
+            answer = await read_answer(stream)
+            assert answer.status == 101
+            assert "sec-websocket-protocol" not in answer.headers

@@ -24,9 +24,15 @@ from collab.settings import Duration, LimitSettings, Settings, Size
 from collab.testing import Closed, open_service
 
 
+async def online_become(local, users):
+    with trio.fail_after(5):
+        while local.online() != users:
+            await trio.testing.wait_all_tasks_blocked(0.001)
+
+
 @pytest.mark.trio
-async def test_connected_comes_first_and_counts_distinct_users():
-    async with open_service(in_memory=True) as local:
+async def test_connected_comes_first_and_counts_distinct_users(open_anyhow):
+    async with open_anyhow() as local:
         await local.connect("ada")
         await local.connect("ada")
         backend = await local.open("/?user_id=bob&backend_url=http://x&presence=all")
@@ -42,8 +48,8 @@ async def test_connected_comes_first_and_counts_distinct_users():
     "type",
     ["position_shared", "comment_added", "position_updated", "share_revoked", "anything else", "t" * 64],
 )
-async def test_an_event_of_any_type_reaches_its_recipients_and_is_acknowledged(type):
-    async with open_service(in_memory=True) as local:
+async def test_an_event_of_any_type_reaches_its_recipients_and_is_acknowledged(open_anyhow, type):
+    async with open_anyhow() as local:
         ada, bob, cyd = [await local.connect(user_id) for user_id in ("ada", "bob", "cyd")]
         await ada.send(
             "collab_event", {"type": type, "from_user": "ada", "to_users": ["bob", "cyd"], "data": {"x": 1}}
@@ -60,8 +66,8 @@ async def test_an_event_of_any_type_reaches_its_recipients_and_is_acknowledged(t
 
 
 @pytest.mark.trio
-async def test_from_user_is_filled_in_and_data_is_an_empty_object_where_they_are_left_out():
-    async with open_service(in_memory=True) as local:
+async def test_from_user_is_filled_in_and_data_is_an_empty_object_where_they_are_left_out(open_anyhow):
+    async with open_anyhow() as local:
         ada, bob = await local.connect("ada"), await local.connect("bob")
         await ada.send("collab_event", {"type": "comment_added", "to_users": ["bob"]})
         assert (await bob.receive())["data"] == {
@@ -84,8 +90,8 @@ async def test_from_user_is_filled_in_and_data_is_an_empty_object_where_they_are
         "true",
     ],
 )
-async def test_data_reaches_the_recipient_byte_for_byte(data):
-    async with open_service(in_memory=True) as local:
+async def test_data_reaches_the_recipient_byte_for_byte(open_anyhow, data):
+    async with open_anyhow() as local:
         ada, bob = await local.connect("ada"), await local.connect("bob")
         message = f'{{"event":"collab_event","data":{{"type":"t","to_users":["bob"],"data":{data}}}}}'
         await ada.send_text(message)
@@ -96,8 +102,8 @@ async def test_data_reaches_the_recipient_byte_for_byte(data):
 
 
 @pytest.mark.trio
-async def test_other_members_are_dropped_and_a_key_given_twice_means_one_thing():
-    async with open_service(in_memory=True) as local:
+async def test_other_members_are_dropped_and_a_key_given_twice_means_one_thing(open_anyhow):
+    async with open_anyhow() as local:
         ada, bob, eve = [await local.connect(user_id) for user_id in ("ada", "bob", "eve")]
         await ada.send_text(
             '{"event":"collab_event","to":"x","data":{"type":"a","type":"b","admin":true,'
@@ -111,8 +117,8 @@ async def test_other_members_are_dropped_and_a_key_given_twice_means_one_thing()
 
 
 @pytest.mark.trio
-async def test_duplicate_recipients_count_once_and_are_relayed_as_sent():
-    async with open_service(in_memory=True) as local:
+async def test_duplicate_recipients_count_once_and_are_relayed_as_sent(open_anyhow):
+    async with open_anyhow() as local:
         ada, bob = await local.connect("ada"), await local.connect("bob")
         await ada.send_event("comment_added", ["bob", "nobody", "bob", "nobody"])
         assert (await bob.receive())["data"]["to_users"] == ["bob", "nobody", "bob", "nobody"]
@@ -128,8 +134,8 @@ async def test_duplicate_recipients_count_once_and_are_relayed_as_sent():
 
 
 @pytest.mark.trio
-async def test_an_event_to_nobody_is_acknowledged_as_0_of_0():
-    async with open_service(in_memory=True) as local:
+async def test_an_event_to_nobody_is_acknowledged_as_0_of_0(open_anyhow):
+    async with open_anyhow() as local:
         ada = await local.connect("ada")
         await ada.send_event("comment_added", [], id="none")
         assert await ada.receive() == {
@@ -140,8 +146,8 @@ async def test_an_event_to_nobody_is_acknowledged_as_0_of_0():
 
 
 @pytest.mark.trio
-async def test_an_event_to_oneself_arrives_at_oneself():
-    async with open_service(in_memory=True) as local:
+async def test_an_event_to_oneself_arrives_at_oneself(open_anyhow):
+    async with open_anyhow() as local:
         ada = await local.connect("ada")
         await ada.send_event("comment_added", ["ada"], 1)
         messages = [await ada.receive(), await ada.receive()]
@@ -151,8 +157,8 @@ async def test_an_event_to_oneself_arrives_at_oneself():
 
 
 @pytest.mark.trio
-async def test_an_event_reaches_every_connection_of_its_recipient_and_counts_once():
-    async with open_service(in_memory=True) as local:
+async def test_an_event_reaches_every_connection_of_its_recipient_and_counts_once(open_anyhow):
+    async with open_anyhow() as local:
         ada = await local.connect("ada")
         bobs = [await local.connect("bob") for _ in range(3)]
         await ada.send_event("comment_added", ["bob"], "hello")
@@ -162,12 +168,12 @@ async def test_an_event_reaches_every_connection_of_its_recipient_and_counts_onc
 
 
 @pytest.mark.trio
-async def test_delivered_to_is_the_truth_about_those_who_are_gone():
-    async with open_service(in_memory=True) as local:
+async def test_delivered_to_is_the_truth_about_those_who_are_gone(open_anyhow):
+    async with open_anyhow() as local:
         ada, bob, cyd = [await local.connect(user_id) for user_id in ("ada", "bob", "cyd")]
         await bob.close()
         await cyd.drop()
-        await trio.testing.wait_all_tasks_blocked()
+        await online_become(local, {"ada"})
         await ada.send_event("comment_added", ["cyd", "bob", "ada"])
         assert (await ada.receive("event_ack"))["data"] == {
             "event_type": "comment_added",
@@ -178,8 +184,8 @@ async def test_delivered_to_is_the_truth_about_those_who_are_gone():
 
 
 @pytest.mark.trio
-async def test_events_and_acks_keep_their_order_also_among_fragmented_messages():
-    async with open_service(in_memory=True) as local:
+async def test_events_and_acks_keep_their_order_also_among_fragmented_messages(open_anyhow):
+    async with open_anyhow() as local:
         ada, bob = await local.connect("ada"), await local.connect("bob")
         wire = bytearray()
         for number in range(200):
@@ -213,8 +219,8 @@ async def test_events_and_acks_keep_their_order_also_among_fragmented_messages()
 
 @pytest.mark.trio
 @pytest.mark.parametrize("data", [..., {}, None, {"x": 1}, []])
-async def test_ping_is_answered_with_the_time_in_milliseconds(data):
-    async with open_service(in_memory=True) as local:
+async def test_ping_is_answered_with_the_time_in_milliseconds(open_anyhow, data):
+    async with open_anyhow() as local:
         ada = await local.connect("ada")
         message = {"event": "ping"} if data is ... else {"event": "ping", "data": data}
         await ada.send_text(json.dumps(message))
@@ -226,8 +232,8 @@ async def test_ping_is_answered_with_the_time_in_milliseconds(data):
 
 @pytest.mark.trio
 @pytest.mark.parametrize("id", ["a", "i" * 64, "ä🙂", "", 0, -7, 7, 2**53, 10**63])
-async def test_ack_pong_and_error_carry_the_id_back(id):
-    async with open_service(in_memory=True) as local:
+async def test_ack_pong_and_error_carry_the_id_back(open_anyhow, id):
+    async with open_anyhow() as local:
         ada = await local.connect("ada")
         await ada.send_text(json.dumps({"event": "ping", "id": id}))
         await ada.send_text(
@@ -241,8 +247,8 @@ async def test_ack_pong_and_error_carry_the_id_back(id):
 
 
 @pytest.mark.trio
-async def test_without_an_id_no_answer_has_one():
-    async with open_service(in_memory=True) as local:
+async def test_without_an_id_no_answer_has_one(open_anyhow):
+    async with open_anyhow() as local:
         ada = await local.connect("ada")
         await ada.send("ping")
         await ada.send_event("t", [])
@@ -253,8 +259,8 @@ async def test_without_an_id_no_answer_has_one():
 
 @pytest.mark.trio
 @pytest.mark.parametrize("id", ["1.5", "null", "true", "{}", "[1]", '"%s"' % ("i" * 65), "1" * 65, "-0.0"])
-async def test_another_id_is_an_invalid_message_and_is_not_echoed(id):
-    async with open_service(in_memory=True) as local:
+async def test_another_id_is_an_invalid_message_and_is_not_echoed(open_anyhow, id):
+    async with open_anyhow() as local:
         ada = await local.connect("ada")
         await ada.send_text(f'{{"event":"ping","id":{id}}}')
         answer = await ada.receive()
@@ -306,9 +312,11 @@ EVENT = '{"event":"collab_event","data":%s}'
         (EVENT % '{"type":"t","to_users":["a","b","c","d"]}', "too_many_recipients", "data.to_users"),
     ],
 )
-async def test_a_message_that_cannot_be_handled_is_an_error_and_the_connection_stays(message, code, named):
+async def test_a_message_that_cannot_be_handled_is_an_error_and_the_connection_stays(
+    open_anyhow, message, code, named
+):
     settings = Settings(limits=LimitSettings(max_recipients=3))
-    async with open_service(settings, in_memory=True) as local:
+    async with open_anyhow(settings) as local:
         ada, bob = await local.connect("ada"), await local.connect("bob")
         await ada.send_text(message)
         answer = await ada.receive()
@@ -323,8 +331,8 @@ async def test_a_message_that_cannot_be_handled_is_an_error_and_the_connection_s
 
 
 @pytest.mark.trio
-async def test_at_most_1000_recipients_by_default():
-    async with open_service(in_memory=True) as local:
+async def test_at_most_1000_recipients_by_default(open_anyhow):
+    async with open_anyhow() as local:
         ada = await local.connect("ada")
         await ada.send_event("t", [f"u{number}" for number in range(1000)])
         assert (await ada.receive())["data"]["total_recipients"] == 1000
@@ -333,8 +341,8 @@ async def test_at_most_1000_recipients_by_default():
 
 
 @pytest.mark.trio
-async def test_user_online_tells_of_the_first_connection_of_another_user():
-    async with open_service(in_memory=True) as local:
+async def test_user_online_tells_of_the_first_connection_of_another_user(open_anyhow):
+    async with open_anyhow() as local:
         observer = await local.connect("observer", presence="all")
         await local.connect("observer")
         first = await local.connect("ada", display_name="Ada L.", presence="all")
@@ -350,8 +358,8 @@ async def test_user_online_tells_of_the_first_connection_of_another_user():
 
 @pytest.mark.trio
 @pytest.mark.parametrize("leave", ["close", "drop"])
-async def test_user_offline_tells_of_the_last_connection_of_another_user(leave):
-    async with open_service(in_memory=True) as local:
+async def test_user_offline_tells_of_the_last_connection_of_another_user(open_anyhow, leave):
+    async with open_anyhow() as local:
         observer = await local.connect("observer", presence="all")
         older, newer = await local.connect("ada"), await local.connect("ada")
         assert (await observer.receive())["event"] == "user_online"
@@ -363,8 +371,8 @@ async def test_user_offline_tells_of_the_last_connection_of_another_user(leave):
 
 
 @pytest.mark.trio
-async def test_presence_none_hears_of_nobody():
-    async with open_service(in_memory=True) as local:
+async def test_presence_none_hears_of_nobody(open_anyhow):
+    async with open_anyhow() as local:
         quiet = await local.connect("quiet", presence="none")
         ada = await local.connect("ada")
         await ada.close()
@@ -373,8 +381,8 @@ async def test_presence_none_hears_of_nobody():
 
 
 @pytest.mark.trio
-async def test_presence_is_all_where_it_is_left_out():
-    async with open_service(in_memory=True) as local:
+async def test_presence_is_all_where_it_is_left_out(open_anyhow):
+    async with open_anyhow() as local:
         observer = await local.open("/?user_id=o&backend_url=http://x")
         await local.connect("ada")
         assert [(await observer.receive())["event"] for _ in range(2)] == ["connected", "user_online"]
@@ -382,19 +390,18 @@ async def test_presence_is_all_where_it_is_left_out():
 
 @pytest.mark.trio
 @pytest.mark.parametrize("code", [1000, 1001, 3000, 4999])
-async def test_1000_normal_a_backend_that_closes_gets_its_close_answered(code):
-    async with open_service(in_memory=True) as local:
+async def test_1000_normal_a_backend_that_closes_gets_its_close_answered(open_anyhow, code):
+    async with open_anyhow() as local:
         ada = await local.connect("ada")
         await ada.stream.send_all(frame(CLOSE, code.to_bytes(2, "big") + b"bye"))
         closed = await ada.wait_closed()
         assert closed.code in (code, 1000)
-        await trio.testing.wait_all_tasks_blocked()
-        assert local.online() == set()
+        await online_become(local, set())
 
 
 @pytest.mark.trio
-async def test_what_was_sent_before_a_close_is_routed():
-    async with open_service(in_memory=True) as local:
+async def test_what_was_sent_before_a_close_is_routed(open_anyhow):
+    async with open_anyhow() as local:
         ada, bob = await local.connect("ada"), await local.connect("bob")
         await ada.stream.send_all(event_text(["bob"], "last words") + frame(CLOSE, b"\x03\xe8"))
         assert (await bob.receive())["data"]["data"] == "last words"
@@ -430,8 +437,8 @@ async def test_what_was_sent_before_a_close_is_routed():
         ("fragments over the limit", frame(TEXT, b"x" * 40000, fin=False) + frame(0, b"x" * 40000), 1009),
     ],
 )
-async def test_a_breach_of_the_protocol_is_closed_with_the_code_that_names_it(name, wire, code):
-    async with open_service(in_memory=True) as local:
+async def test_a_breach_of_the_protocol_is_closed_with_the_code_that_names_it(open_anyhow, name, wire, code):
+    async with open_anyhow() as local:
         ada, bob = await local.connect("ada"), await local.connect("bob")
         await ada.stream.send_all(event_text(["bob"], "before") + wire)
         messages, (closed_code, reason) = await until_end(ada)
@@ -444,8 +451,8 @@ async def test_a_breach_of_the_protocol_is_closed_with_the_code_that_names_it(na
 
 
 @pytest.mark.trio
-async def test_1011_a_fault_of_the_service_ends_that_connection_alone(monkeypatch):
-    async with open_service(in_memory=True) as local:
+async def test_1011_a_fault_of_the_service_ends_that_connection_alone(open_anyhow, monkeypatch):
+    async with open_anyhow() as local:
         ada, bob = await local.connect("ada"), await local.connect("bob")
         (of_ada,) = local.service.registry.of_user("ada")
 
@@ -464,9 +471,9 @@ async def test_1011_a_fault_of_the_service_ends_that_connection_alone(monkeypatc
 
 
 @pytest.mark.trio
-async def test_the_limit_of_a_message_counts_bytes_and_not_characters():
+async def test_the_limit_of_a_message_counts_bytes_and_not_characters(open_anyhow):
     settings = Settings(limits=LimitSettings(message_bytes=Size("1KiB")))
-    async with open_service(settings, in_memory=True) as local:
+    async with open_anyhow(settings) as local:
         for make in (
             lambda payload: frame(TEXT, payload),
             lambda payload: frame(TEXT, payload[:300], fin=False) + frame(CONTINUATION, payload[300:]),
@@ -511,9 +518,9 @@ async def test_the_limit_of_a_message_can_be_2_mib(fragments):
 
 
 @pytest.mark.trio
-async def test_an_event_larger_than_the_whole_mailbox_gets_in_where_it_is_empty():
+async def test_an_event_larger_than_the_whole_mailbox_gets_in_where_it_is_empty(open_anyhow):
     settings = Settings(limits=LimitSettings(message_bytes=Size("64KiB"), mailbox_bytes=Size("1KiB")))
-    async with open_service(settings, in_memory=True) as local:
+    async with open_anyhow(settings) as local:
         ada, bob = await local.connect("ada"), await local.connect("bob")
         for _ in range(3):
             await ada.send_event("t", ["bob"], "x" * 60000, id=1)
@@ -522,8 +529,8 @@ async def test_an_event_larger_than_the_whole_mailbox_gets_in_where_it_is_empty(
 
 
 @pytest.mark.trio
-async def test_a_websocket_ping_is_answered_with_its_own_payload():
-    async with open_service(in_memory=True) as local:
+async def test_a_websocket_ping_is_answered_with_its_own_payload(open_anyhow):
+    async with open_anyhow() as local:
         ada = await local.connect("ada")
         await ada.stream.send_all(frame(PING, b"hello") + frame(PONG, b"unasked") + text("ping", id=1))
         received = b""
@@ -532,8 +539,8 @@ async def test_a_websocket_ping_is_answered_with_its_own_payload():
 
 
 @pytest.mark.trio
-async def test_frames_may_come_a_byte_at_a_time():
-    async with open_service(in_memory=True) as local:
+async def test_frames_may_come_a_byte_at_a_time(open_anyhow):
+    async with open_anyhow() as local:
         ada, bob = await local.connect("ada"), await local.connect("bob")
         for byte in event_text(["bob"], "drip") + frame(PING, b"x") + event_text(["bob"], "drop"):
             await ada.stream.send_all(bytes([byte]))
@@ -660,8 +667,8 @@ async def test_a_peer_that_reads_nothing_for_the_write_timeout_is_dropped(autoju
 
 
 @pytest.mark.trio
-async def test_nothing_is_routed_that_comes_after_the_service_began_to_close():
-    async with open_service(in_memory=True) as local:
+async def test_nothing_is_routed_that_comes_after_the_service_began_to_close(open_anyhow):
+    async with open_anyhow() as local:
         ada, bob = await local.connect("ada"), await local.connect("bob")
         await ada.stream.send_all(frame(BINARY, b"x"))
         await trio.testing.wait_all_tasks_blocked()
@@ -672,8 +679,8 @@ async def test_nothing_is_routed_that_comes_after_the_service_began_to_close():
 
 
 @pytest.mark.trio
-async def test_nothing_is_sent_after_the_close_frame():
-    async with open_service(in_memory=True) as local:
+async def test_nothing_is_sent_after_the_close_frame(open_anyhow):
+    async with open_anyhow() as local:
         ada, bob = await local.connect("ada"), await local.connect("bob")
         await ada.stream.send_all(frame(BINARY, b"x"))
         with pytest.raises(Closed):
@@ -729,3 +736,76 @@ async def test_a_recipient_that_leaves_while_events_wait_for_it_settles_their_ac
         acks = [await ada.receive() for _ in range(3)]
         assert trio.current_time() == start
         assert [ack["data"]["delivered_to"] for ack in acks] == [1, 0, 0]
+
+
+@pytest.mark.trio
+async def test_an_event_to_a_user_who_is_offline_is_not_kept_for_later(open_anyhow):
+    async with open_anyhow() as local:
+        ada = await local.connect("ada")
+        await ada.send_event("comment_added", ["bob"], "too early")
+        assert (await ada.receive())["data"]["undelivered"] == ["bob"]
+        bob = await local.connect("bob")
+        await ada.send_event("comment_added", ["bob"], "in time")
+        assert (await bob.receive())["data"]["data"] == "in time"
+
+
+@pytest.mark.trio
+async def test_pong_and_error_may_overtake_the_ack_of_an_earlier_event(autojump_clock):
+    settings = Settings(limits=LimitSettings(mailbox_messages=1, slow_consumer=Duration("60s")))
+    async with open_service(settings, in_memory=True, timeout_seconds=100) as local:
+        ada, bob = await local.connect("ada"), await local.connect("bob")
+        bob.stall()
+        for number in range(2):
+            await ada.send_event("t", ["bob"], number, id=number)
+        await ada.send("ping", id="ping")
+        await ada.send("nothing", id="nothing")
+        assert [(await ada.receive())["id"] for _ in range(3)] == [0, "ping", "nothing"]
+        bob.resume()
+        late = await ada.receive()
+        assert (late["event"], late["id"]) == ("event_ack", 1)
+
+
+@pytest.mark.trio
+async def test_the_same_message_again_gives_the_same_error(open_anyhow):
+    async with open_anyhow() as local:
+        ada = await local.connect("ada")
+        for message in ("{", "{}", '{"event":"x"}', EVENT % "{}", EVENT % '{"type":"t","to_users":[""]}'):
+            answers = []
+            for _ in range(3):
+                await ada.send_text(message)
+                answers.append(await ada.receive())
+            assert answers[0]["event"] == "error"
+            assert answers == answers[:1] * 3
+
+
+@pytest.mark.trio
+async def test_what_is_queued_is_sent_before_the_close_frame(autojump_clock):
+    settings = Settings(limits=LimitSettings(connections_per_user=1))
+    async with open_service(settings, in_memory=True, timeout_seconds=60) as local:
+        ada, bob = await local.connect("ada"), await local.connect("bob")
+        bob.stall()
+        for number in range(5):
+            await ada.send_event("t", ["bob"], number)
+            assert (await ada.receive())["data"]["delivered_to"] == 1
+        await local.connect("bob")
+        bob.resume()
+        messages, (code, _) = await until_end(bob)
+        assert [message["data"]["data"] for message in messages] == list(range(5))
+        assert code == 4002
+
+
+@pytest.mark.trio
+async def test_what_is_queued_for_a_slow_consumer_is_dropped(autojump_clock):
+    settings = Settings(limits=LimitSettings(mailbox_messages=4, slow_consumer=Duration("2s")))
+    async with open_service(settings, in_memory=True, timeout_seconds=60) as local:
+        ada, bob = await local.connect("ada"), await local.connect("bob")
+        bob.stall()
+        for number in range(5):
+            await ada.send_event("t", ["bob"], number)
+            # The first goes to the writer alone, and so into the stream; the others are queued.
+            await trio.testing.wait_all_tasks_blocked()
+        assert [(await ada.receive())["data"]["delivered_to"] for _ in range(5)] == [1, 1, 1, 1, 0]
+        bob.resume()
+        messages, (code, _) = await until_end(bob)
+        assert [message["data"]["data"] for message in messages] == [0]
+        assert code == 4003

@@ -278,6 +278,9 @@ async def test_a_close_of_the_peer_ends_the_tap_and_is_answered_by_trio_websocke
         assert tapped.tap.ended
         assert tapped.delivered == [[b"last"]]
         assert tapped.closed
+        # Its answer is kept until what is still owed was sent.
+        assert await tapped.read() == []
+        await tapped.tap.send_close(None)
         assert await tapped.read() == [(peer.CLOSE, (1000, "bye"))]
 
 
@@ -402,6 +405,7 @@ async def test_one_close_frame_is_sent_and_nothing_after_it() -> None:
 async def test_after_trio_websockets_answer_to_a_close_no_other_close_frame_is_sent() -> None:
     async with open_tap() as tapped:
         await tapped.say(peer.close(1000))
+        await tapped.tap.send_close(None)
         await tapped.tap.send_close(BYE)
         await tapped.read()
         assert tapped.raw == close_frame(Close(CloseCode.NORMAL, ""))

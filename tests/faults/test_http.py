@@ -14,6 +14,7 @@ from peers import ADA, UPGRADE, ask, head, read_answer, read_to_end, reset, smal
 
 from collab.core.connection import Connection
 from collab.core.mailbox import Mailbox
+from collab.core.outbox import Outbox
 from collab.settings import Duration, Settings, TimeoutSettings
 from collab.testing import open_service
 from collab.wire.identity import Identity
@@ -236,7 +237,7 @@ def invented(number):
         address="127.0.0.1",
         dialect=PLAIN,
         connected_at=datetime.now(UTC),
-        mailbox=Mailbox(max_messages=1, max_bytes=1),
+        mailbox=Mailbox(Outbox(), max_messages=1, max_bytes=1),
         max_in_flight=1,
     )
 

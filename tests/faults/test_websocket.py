@@ -54,8 +54,8 @@ BRISK = Settings(
         head("GET", ADA, UPGRADE) + frame(TEXT, b"half", size=200),
     ],
 )
-async def test_a_peer_that_says_something_and_then_resets_ends_itself_alone(said):
-    async with open_service(BRISK) as local, unharmed(local):
+async def test_a_peer_that_says_something_and_then_resets_ends_itself_alone(open_over_sockets, said):
+    async with open_over_sockets(BRISK) as local, unharmed(local):
         for rest_seconds in (0, 0, 0, 0.01, 0.01):
             stream, _ = await local.open_stream()
             await stream.send_all(said)
@@ -66,16 +66,16 @@ async def test_a_peer_that_says_something_and_then_resets_ends_itself_alone(said
 
 @pytest.mark.trio
 @pytest.mark.parametrize("end", ["reset", "fin"])
-async def test_a_connected_backend_that_vanishes_goes_offline(end):
-    async with open_service(BRISK) as local, unharmed(local):
+async def test_a_connected_backend_that_vanishes_goes_offline(open_over_sockets, end):
+    async with open_over_sockets(BRISK) as local, unharmed(local):
         backends = [await local.connect(f"u{number}") for number in range(20)]
         for backend in backends:
             await (backend.drop() if end == "reset" else backend.stream.aclose())
 
 
 @pytest.mark.trio
-async def test_a_frame_sent_with_the_handshake_is_not_lost():
-    async with open_service(BRISK) as local, unharmed(local):
+async def test_a_frame_sent_with_the_handshake_is_not_lost(open_over_sockets):
+    async with open_over_sockets(BRISK) as local, unharmed(local):
         stream, _ = await local.open_stream()
         await stream.send_all(head("GET", ADA, UPGRADE) + text("ping", id="early"))
         received = b""
@@ -87,8 +87,8 @@ async def test_a_frame_sent_with_the_handshake_is_not_lost():
 
 @pytest.mark.trio
 @pytest.mark.parametrize("flood", [frame(PING, b"x" * 125), frame(PONG), frame(PING)])
-async def test_a_flood_of_control_frames_while_the_service_closes_harms_nobody(flood):
-    async with open_service(BRISK) as local, unharmed(local):
+async def test_a_flood_of_control_frames_while_the_service_closes_harms_nobody(open_over_sockets, flood):
+    async with open_over_sockets(BRISK) as local, unharmed(local):
         ada = await local.connect("ada")
         with trio.move_on_after(2):
             try:
@@ -102,8 +102,8 @@ async def test_a_flood_of_control_frames_while_the_service_closes_harms_nobody(f
 
 
 @pytest.mark.trio
-async def test_a_ping_during_a_close_by_the_service_ends_that_connection_alone():
-    async with open_service(BRISK) as local, unharmed(local):
+async def test_a_ping_during_a_close_by_the_service_ends_that_connection_alone(open_over_sockets):
+    async with open_over_sockets(BRISK) as local, unharmed(local):
         ada = await local.connect("ada")
         await ada.stream.send_all(frame(BINARY, b"x"))
         closing = b""
@@ -116,8 +116,8 @@ async def test_a_ping_during_a_close_by_the_service_ends_that_connection_alone()
 
 
 @pytest.mark.trio
-async def test_a_ping_flood_by_a_peer_that_reads_nothing_is_bounded():
-    async with open_service(BRISK) as local, unharmed(local):
+async def test_a_ping_flood_by_a_peer_that_reads_nothing_is_bounded(open_over_sockets):
+    async with open_over_sockets(BRISK) as local, unharmed(local):
         stream = await small_receiver(local)
         ada = FakeBackend(stream, far_end=None, timeout_seconds=5)
         await ada.open("localhost", "/?user_id=ada&backend_url=http://x")
@@ -132,8 +132,8 @@ async def test_a_ping_flood_by_a_peer_that_reads_nothing_is_bounded():
 
 
 @pytest.mark.trio
-async def test_a_ping_flood_by_a_peer_that_reads_gets_its_pongs_and_others_are_served():
-    async with open_service(BRISK, timeout_seconds=10) as local, unharmed(local):
+async def test_a_ping_flood_by_a_peer_that_reads_gets_its_pongs_and_others_are_served(open_over_sockets):
+    async with open_over_sockets(BRISK, timeout_seconds=10) as local, unharmed(local):
         ada, bob = await local.connect("ada"), await local.connect("bob")
         async with trio.open_nursery() as nursery:
 
@@ -152,8 +152,8 @@ async def test_a_ping_flood_by_a_peer_that_reads_gets_its_pongs_and_others_are_s
 
 
 @pytest.mark.trio
-async def test_empty_fragments_without_end_are_1008():
-    async with open_service(BRISK) as local, unharmed(local):
+async def test_empty_fragments_without_end_are_1008(open_over_sockets):
+    async with open_over_sockets(BRISK) as local, unharmed(local):
         ada = await local.connect("ada")
         async with trio.open_nursery() as nursery:
             flood = frame(TEXT, b"", fin=False) + frame(CONTINUATION, b"", fin=False) * 5000
@@ -168,16 +168,16 @@ async def send_until_broken(backend, data):
 
 @pytest.mark.trio
 @pytest.mark.parametrize("size", [65537, 2**31, 2**62])
-async def test_a_frame_that_claims_to_be_huge_is_1009_at_once(size):
-    async with open_service(BRISK) as local, unharmed(local):
+async def test_a_frame_that_claims_to_be_huge_is_1009_at_once(open_over_sockets, size):
+    async with open_over_sockets(BRISK) as local, unharmed(local):
         ada = await local.connect("ada")
         await ada.stream.send_all(frame(TEXT, b"x", size=size))
         assert (await ada.wait_closed()).code == 1009
 
 
 @pytest.mark.trio
-async def test_a_peer_in_the_middle_of_a_huge_message_reads_its_1009():
-    async with open_service(BRISK) as local, unharmed(local):
+async def test_a_peer_in_the_middle_of_a_huge_message_reads_its_1009(open_over_sockets):
+    async with open_over_sockets(BRISK) as local, unharmed(local):
         ada = await local.connect("ada")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(send_until_broken, ada, frame(TEXT, b"x" * 500_000))
@@ -188,8 +188,8 @@ async def test_a_peer_in_the_middle_of_a_huge_message_reads_its_1009():
 @pytest.mark.parametrize(
     "breach", [frame(BINARY, b"x"), frame(3), frame(TEXT, b"\xff"), frame(TEXT, size=2**40), b"\x81\x01x"]
 )
-async def test_a_peer_that_answers_no_close_frame_is_closed_by_force(breach):
-    async with open_service(BRISK) as local, unharmed(local):
+async def test_a_peer_that_answers_no_close_frame_is_closed_by_force(open_over_sockets, breach):
+    async with open_over_sockets(BRISK) as local, unharmed(local):
         ada = await local.connect("ada")
         await ada.stream.send_all(breach)
         assert b"\x88" in await read_to_end(ada.stream)
@@ -206,11 +206,11 @@ async def test_a_peer_that_answers_no_close_frame_is_closed_by_force(breach):
 
 
 @pytest.mark.trio
-async def test_half_a_frame_and_then_nothing_is_4005():
+async def test_half_a_frame_and_then_nothing_is_4005(open_over_sockets):
     timeouts = TimeoutSettings(
         ping_interval=Duration("200ms"), ping_timeout=Duration("200ms"), close=Duration("200ms")
     )
-    async with open_service(Settings(timeouts=timeouts)) as local:
+    async with open_over_sockets(Settings(timeouts=timeouts)) as local:
         await trio.testing.wait_all_tasks_blocked()
         before = Holdings.now()
         ada = await local.connect("ada")
@@ -224,10 +224,10 @@ async def test_half_a_frame_and_then_nothing_is_4005():
 
 
 @pytest.mark.trio
-async def test_a_slow_consumer_is_evicted_and_its_sender_told():
+async def test_a_slow_consumer_is_evicted_and_its_sender_told(open_over_sockets):
     limits = LimitSettings(mailbox_messages=4, slow_consumer=Duration("300ms"))
     settings = Settings(timeouts=BRISK.timeouts, limits=limits)
-    async with open_service(settings) as local, unharmed(local):
+    async with open_over_sockets(settings) as local, unharmed(local):
         stream = await small_receiver(local)
         bob = FakeBackend(stream, far_end=None, timeout_seconds=5)
         await bob.open("localhost", "/?user_id=bob&backend_url=http://x")
@@ -247,9 +247,9 @@ async def test_a_slow_consumer_is_evicted_and_its_sender_told():
 
 
 @pytest.mark.trio
-async def test_a_slow_consumer_that_reads_on_finds_4003():
+async def test_a_slow_consumer_that_reads_on_finds_4003(open_over_sockets):
     limits = LimitSettings(mailbox_messages=4, slow_consumer=Duration("300ms"))
-    async with open_service(Settings(limits=limits), timeout_seconds=10) as local, unharmed(local):
+    async with open_over_sockets(Settings(limits=limits), timeout_seconds=10) as local, unharmed(local):
         bob, ada = await local.connect("bob"), await local.connect("ada")
         sent = 0
         while True:
@@ -265,9 +265,9 @@ async def test_a_slow_consumer_that_reads_on_finds_4003():
 
 
 @pytest.mark.trio
-async def test_random_bytes_after_the_handshake_end_that_connection_alone():
+async def test_random_bytes_after_the_handshake_end_that_connection_alone(open_over_sockets):
     draw = random.Random(7)
-    async with open_service(BRISK) as local, unharmed(local):
+    async with open_over_sockets(BRISK) as local, unharmed(local):
         for _ in range(60):
             backend = await local.connect("ada")
             await send_until_broken(backend, draw.randbytes(draw.randrange(1, 400)))
@@ -278,9 +278,9 @@ async def test_random_bytes_after_the_handshake_end_that_connection_alone():
 
 
 @pytest.mark.trio
-async def test_frames_cut_anywhere_by_a_reset_end_that_connection_alone():
+async def test_frames_cut_anywhere_by_a_reset_end_that_connection_alone(open_over_sockets):
     whole = event_text(["healthy-cyd", "ada"], "x" * 200) + frame(PING, b"y") + frame(TEXT, b"{", fin=False)
-    async with open_service(BRISK) as local:
+    async with open_over_sockets(BRISK) as local:
         observer = await local.connect("observer", presence="all")
         for cut in range(1, len(whole), 7):
             backend = await local.connect("ada")
@@ -295,9 +295,9 @@ async def test_frames_cut_anywhere_by_a_reset_end_that_connection_alone():
 
 
 @pytest.mark.trio
-async def test_200_rounds_of_concurrent_reconnects_of_one_user_leave_the_registry_right():
+async def test_200_rounds_of_concurrent_reconnects_of_one_user_leave_the_registry_right(open_over_sockets):
     draw = random.Random(2025)
-    async with open_service(timeout_seconds=10) as local:
+    async with open_over_sockets(timeout_seconds=10) as local:
         observer = await local.connect("observer", presence="all")
         heard = []
 
@@ -364,8 +364,8 @@ async def leaves_once_another_is_there(local, backend, newcomers, end):
 
 
 @pytest.mark.trio
-async def test_a_user_that_comes_and_goes_100_times_is_told_of_in_turns():
-    async with open_service(timeout_seconds=10) as local:
+async def test_a_user_that_comes_and_goes_100_times_is_told_of_in_turns(open_over_sockets):
+    async with open_over_sockets(timeout_seconds=10) as local:
         observer = await local.connect("observer", presence="all")
         async with trio.open_nursery() as nursery:
 
@@ -384,9 +384,9 @@ async def test_a_user_that_comes_and_goes_100_times_is_told_of_in_turns():
 
 
 @pytest.mark.trio
-async def test_pairs_that_exchange_while_others_come_and_go_lose_nothing():
+async def test_pairs_that_exchange_while_others_come_and_go_lose_nothing(open_over_sockets):
     draw = random.Random(11)
-    async with open_service(timeout_seconds=20) as local:
+    async with open_over_sockets(timeout_seconds=20) as local:
         pairs = [(await local.connect(f"a{n}"), await local.connect(f"b{n}"), f"b{n}") for n in range(4)]
 
         async def talk(sender, recipient, user_id):
@@ -415,9 +415,9 @@ async def test_pairs_that_exchange_while_others_come_and_go_lose_nothing():
 
 
 @pytest.mark.trio
-async def test_2_mib_messages_pass_whole_and_fragmented_between_real_sockets():
+async def test_2_mib_messages_pass_whole_and_fragmented_between_real_sockets(open_over_sockets):
     limits = LimitSettings(message_bytes=Size("2MiB"), mailbox_bytes=Size("8MiB"))
-    async with open_service(Settings(limits=limits), timeout_seconds=20) as local, unharmed(local):
+    async with open_over_sockets(Settings(limits=limits), timeout_seconds=20) as local, unharmed(local):
         ada, bob = await local.connect("ada"), await local.connect("bob")
         async with trio.open_nursery() as nursery:
             for _ in range(3):
@@ -428,8 +428,8 @@ async def test_2_mib_messages_pass_whole_and_fragmented_between_real_sockets():
 
 
 @pytest.mark.trio
-async def test_an_unfinished_handshake_answers_nothing_and_is_ended():
-    async with open_service(BRISK) as local, unharmed(local):
+async def test_an_unfinished_handshake_answers_nothing_and_is_ended(open_over_sockets):
+    async with open_over_sockets(BRISK) as local, unharmed(local):
         stream, _ = await local.open_stream()
         await stream.send_all(head("GET", ADA, UPGRADE)[:-1])
         assert (await read_answer(stream)).refusal == (408, "request_timeout")

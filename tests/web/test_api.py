@@ -290,3 +290,14 @@ def test_a_row_holds_nothing_that_the_seed_does_not_have():
 
     names = [field.name for field in attrs.fields(OnlineUser)]
     assert names == ["user_id", "display_name", "backend_url", "connected_at", "status"]
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("user_id", ["online", "/", "/ada"])
+async def test_a_user_called_online_or_beginning_with_a_slash_is_found_in_the_list_only(user_id):
+    async with open_service(in_memory=True) as local:
+        await local.connect(user_id)
+        listed = await get(local, "/api/users/online")
+        assert [row["user_id"] for row in listed["users"]] == [user_id]
+        alone = await ask(local, "GET", f"/api/users/{quote(user_id, safe='')}")
+        assert alone.status == 404 or alone.json == listed

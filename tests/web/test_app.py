@@ -169,3 +169,16 @@ async def test_no_thread_is_started_to_answer():
             await ask(local, method, path, b"{}" if method == "POST" else None)
         await ask(local, "GET", "/nowhere")
         assert threading.enumerate() == before
+
+
+@pytest.mark.trio
+async def test_every_answer_but_the_page_is_json():
+    async with open_service(in_memory=True) as local:
+        await local.connect("ada")
+        for method, path in [*ROUTES, ("GET", "/ws"), ("GET", "/nowhere"), ("DELETE", "/"), ("GET", "*")]:
+            body = b'{"user_id":"ada","backend_url":"http://x"}' if method == "POST" else None
+            answer = await ask(local, method, path, body)
+            expected = "text/html; charset=utf-8" if (method, path) == ("GET", "/") else "application/json"
+            assert answer.headers["content-type"] == expected, (method, path)
+            if expected == "application/json":
+                assert isinstance(answer.json, dict)

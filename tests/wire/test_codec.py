@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import attrs
 import msgspec
@@ -23,6 +24,9 @@ from collab.wire.messages import (
     UserOffline,
     UserOnline,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 EVENT = {"type": "comment_added", "to_users": ["bob"], "data": {"text": "hi"}}
 
@@ -550,3 +554,71 @@ def test_messages_are_frozen() -> None:
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         Pong(timestamp=1).timestamp = 2  # type: ignore[misc]
     assert msgspec.json.decode(codec.encode(Pong(timestamp=1)))
+
+
+# The short ways, against the long ones
+
+
+@given(
+    st.text(max_size=64),
+    st.integers(0, 1000),
+    st.lists(st.text(max_size=10), max_size=5),
+    st.sampled_from([b"", b"7", b'"id"']),
+)
+def test_an_ack_written_out_is_the_ack_as_it_is_encoded(
+    event_type: str, reached: int, undelivered: list[str], reply_id: bytes
+) -> None:
+    recipients = reached + len(undelivered)
+    ack = EventAck(
+        event_type=event_type,
+        delivered_to=reached,
+        total_recipients=recipients,
+        undelivered=undelivered or UNSET,
+    )
+    assert codec.encode_ack(event_type, recipients, undelivered, reply_id) == codec.encode(ack, reply_id)
+
+
+def told(decode: Callable[[bytes], object], text: bytes) -> object:
+    try:
+        return decode(text)
+    except MessageError as error:
+        return type(error), error.code, error.detail, error.reply_id
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+event_members = st.fixed_dictionaries(
+    {},
+    optional={
+        "type": st.text(max_size=66) | json_values,
+        "to_users": st.lists(st.text(max_size=5) | st.none(), max_size=3) | json_values,
+        "from_user": st.text(max_size=5) | json_values,
+        "data": json_values,
+        "more": json_values,
+    },
+)
+whole_messages = st.fixed_dictionaries(
+    {},
+    optional={
+        "event": st.sampled_from(["collab_event", "ping", "other"]) | json_values,
+        "id": st.text(max_size=66) | st.integers() | json_values,
+        "data": event_members | json_values,
+        "more": json_values,
+    },
+)
+
+
+@given(whole_messages.map(lambda message: json.dumps(message).encode()), st.data())
+def test_decoding_in_one_pass_and_step_by_step_say_the_same(text: bytes, data: st.DataObject) -> None:
+    cut = data.draw(st.integers(0, len(text)))
+    for piece in (text, text[:cut], text[:cut] + b" " + text[cut:], text + text[cut:]):
+        assert told(codec.decode, piece) == told(codec._decode_step_by_step, piece)
+
+
+@given(st.text(max_size=60) | st.text('{}[]",:ecvdatinolb_ ', max_size=60))
+def test_garbage_is_the_same_garbage_both_ways(garbage: str) -> None:
+    text = garbage.encode()
+    assert told(codec.decode, text) == told(codec._decode_step_by_step, text)

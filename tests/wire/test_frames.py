@@ -18,6 +18,7 @@ from collab.wire.frames import (
     is_close_frame,
     text_frame,
     unmask,
+    unmask_in_python,
 )
 
 if TYPE_CHECKING:
@@ -199,6 +200,15 @@ def test_the_ping_frame_is_read_back_as_an_empty_ping() -> None:
 @given(st.binary(max_size=300), masks)
 def test_unmasking_undoes_masking(payload: bytes, mask: bytes) -> None:
     assert unmask(peer.masked(payload, mask), mask) == payload
+
+
+@given(st.binary(max_size=300), masks)
+def test_unmasking_in_c_and_in_python_give_the_same(payload: bytes, mask: bytes) -> None:
+    assert unmask(payload, mask) == unmask_in_python(payload, mask)
+
+
+def test_the_tests_run_with_the_accelerator() -> None:
+    assert unmask is not unmask_in_python
 
 
 # Lifting

@@ -1,0 +1,191 @@
+"""Owns the pump: one task that reads every established plain-TCP connection."""
+
+from __future__ import annotations
+
+import os
+import select
+from collections import deque
+from typing import TYPE_CHECKING
+
+import trio
+
+from collab.core.router import Batch
+from collab.edge.tap import RECEIVE_BYTES
+from collab.observe.log import get_logger
+from collab.wire.close import Close, CloseCode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from collab.core.connection import Connection
+    from collab.core.outbox import Outbox
+    from collab.core.router import Router
+    from collab.edge.tap import Tap
+    from collab.wire.messages import RouteRequest
+
+_log = get_logger()
+_SOCKETS_A_ROUND = 256
+_TEXTS_A_ROUND = 512
+_MANY_TEXTS = 128
+_SMALLEST_READ_BYTES = 4096
+_INTERNAL = Close(CloseCode.INTERNAL_ERROR, "Internal error")
+
+
+class Pumped:
+    """One connection as the pump sees it. Whoever made it removes it before its socket is closed."""
+
+    __slots__ = ("_pump", "connection", "descriptor", "on_violation", "read_bytes", "removed", "take", "tap")
+
+    def __init__(
+        self,
+        pump: Pump,
+        connection: Connection,
+        tap: Tap,
+        *,
+        take: Callable[[list[bytes]], list[RouteRequest]],
+        on_violation: Callable[[Close], None],
+    ) -> None:
+        self._pump = pump
+        self.connection = connection
+        self.tap = tap
+        self.take = take
+        self.on_violation = on_violation
+        self.descriptor = -1
+        """Its number in the epoll; -1 while it is not in."""
+        self.removed = False
+        self.read_bytes = _SMALLEST_READ_BYTES
+        """How much its next read may bring."""
+
+    def update(self) -> None:
+        """Into the epoll, or out of it, as its state asks for now."""
+        self._pump.update(self)
+
+    def wants_bytes(self) -> bool:
+        """Whether to read: it is alive, its window is open, and nothing waits for trio-websocket."""
+        tap = self.tap
+        return not (self.removed or tap.has_odd or tap.ended) and self.connection.may_read()
+
+
+class Pump:
+    """Reads all its connections, a round at a time, and hands each round's events on together.
+
+    A round is one synchronous step, and bounded so that no peer can starve the others: at most 256
+    readable sockets, one read of at most 64 KiB each, and no further read once 512 messages were
+    lifted. A connection that must not be read, because its window is full or its tap
+    holds something for trio-websocket, is taken out of the epoll: that is its backpressure.
+    """
+
+    def __init__(self, router: Router, outbox: Outbox) -> None:
+        self._router = router
+        self._outbox = outbox
+        self._epoll = select.epoll()
+        self._by_descriptor: dict[int, Pumped] = {}
+        self._readable: deque[Pumped] = deque()
+
+    def close(self) -> None:
+        """Give the epoll back. No connection may be added any more."""
+        self._epoll.close()
+
+    def add(self, pumped: Pumped) -> None:
+        """Read this connection from now on."""
+        pumped.tap.last_received = trio.current_time()
+        pumped.connection.on_change = pumped.update
+        self.update(pumped)
+
+    def remove(self, pumped: Pumped) -> None:
+        """Read it no more. Idempotent; must come before the socket is closed."""
+        pumped.removed = True
+        pumped.connection.on_change = None
+        self.update(pumped)
+
+    def update(self, pumped: Pumped) -> None:
+        """Into the epoll, or out of it, as the connection's state asks for now."""
+        wanted = pumped.wants_bytes()
+        if self._epoll.closed or wanted == (pumped.descriptor >= 0):
+            return
+        if wanted:
+            descriptor = pumped.tap.descriptor
+            if descriptor < 0:
+                return
+            self._epoll.register(descriptor, select.EPOLLIN)
+            self._by_descriptor[descriptor] = pumped
+            pumped.descriptor = descriptor
+            # The time in which we did not read is not the peer's silence.
+            pumped.tap.last_received = trio.current_time()
+        else:
+            self._epoll.unregister(pumped.descriptor)
+            del self._by_descriptor[pumped.descriptor]
+            pumped.descriptor = -1
+        pumped.tap.reading = wanted
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Pump until cancelled. Raises nothing that a peer can cause."""
+        task_status.started()
+        while True:
+            if self._readable:
+                await trio.lowlevel.checkpoint()
+            else:
+                await trio.lowlevel.wait_readable(self._epoll.fileno())
+            batches = self._round()
+            if batches:
+                await self._router.submit(batches)
+
+    def _round(self) -> list[Batch]:
+        """Read what is readable, until enough was lifted for one round; the rest comes first in the next.
+
+        Gives back what the router must be handed through its channel; usually it has nothing
+        queued and routes at once, and the list is empty.
+        """
+        now = trio.current_time()
+        batches: list[Batch] = []
+        readable = self._readable
+        texts = 0
+        with self._outbox:
+            if not readable:
+                for descriptor, _ in self._epoll.poll(0, _SOCKETS_A_ROUND):
+                    readable.append(self._by_descriptor[descriptor])
+            while readable and texts < _TEXTS_A_ROUND:
+                pumped = readable.popleft()
+                # It may have left the epoll since it was found readable.
+                if pumped.descriptor < 0:
+                    continue
+                try:
+                    texts += self._read(pumped, now, batches)
+                except Exception:
+                    # The boundary of this connection: a fault of ours in reading one peer ends that peer.
+                    _log.exception("Connection failed", user_id=pumped.connection.user_id)
+                    pumped.connection.end(_INTERNAL)
+            if batches and self._router.is_idle:
+                self._router.route(batches)
+                batches = []
+        return batches
+
+    def _read(self, pumped: Pumped, now: float, batches: list[Batch]) -> int:
+        """Read one socket once: the number of texts that were lifted."""
+        tap = pumped.tap
+        try:
+            data = os.read(pumped.descriptor, pumped.read_bytes)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            data = b""
+        if not data:
+            tap.end()
+            self.update(pumped)
+            return 0
+        tap.last_received = now
+        texts, violation = tap.feed(data)
+        if texts:
+            requests = pumped.take(texts)
+            if requests:
+                batches.append(Batch(pumped.connection, requests))
+        # Small messages cost as much as large ones: who sends many is read in small pieces.
+        if len(texts) > _MANY_TEXTS:
+            pumped.read_bytes = _SMALLEST_READ_BYTES
+        elif len(data) == pumped.read_bytes and len(data) < RECEIVE_BYTES:
+            pumped.read_bytes *= 4
+        if violation is not None:
+            pumped.on_violation(violation)
+        if not pumped.wants_bytes():
+            self.update(pumped)
+        return len(texts)

@@ -1,0 +1,542 @@
+"""Connections over real sockets, read by the pump and, where a test asks for both, each by its own tap."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from contextlib import suppress
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import attrs
+import pytest
+import trio
+import trio.lowlevel
+import trio.testing
+from peers import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    PING,
+    TEXT,
+    event_text,
+    frame,
+    read_to_end,
+    reset,
+    text,
+    until_end,
+)
+
+from collab.settings import Duration, LimitSettings, Settings, Size
+from collab.testing import Closed, open_service
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from collab.edge.pump import Pump
+    from collab.testing import FakeBackend, LocalService
+
+ROUND_BYTES = 65536
+LARGEST_CONTROL_FRAME = 6 + 125
+
+
+def pump_of(local: LocalService) -> Pump:
+    pump = local.service._pump
+    assert pump is not None
+    return pump
+
+
+def registered(local: LocalService) -> set[str]:
+    """The users whose connection is in the epoll."""
+    return {pumped.connection.user_id for pumped in pump_of(local)._by_descriptor.values()}
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait for something that a real socket brings about."""
+    with trio.fail_after(5):
+        while not holds():
+            await trio.testing.wait_all_tasks_blocked(0.001)
+
+
+async def expect(local: LocalService, users: set[str]) -> None:
+    await until(lambda: registered(local) == users)
+
+
+@attrs.define
+class Reads:
+    """Every read of the pump: of which round it was, of which descriptor, how much."""
+
+    rounds: int = 0
+    seen: list[tuple[int, int, int]] = attrs.field(factory=list)
+
+    def of_round(self) -> dict[int, list[tuple[int, int]]]:
+        found: dict[int, list[tuple[int, int]]] = {}
+        for number, descriptor, size in self.seen:
+            found.setdefault(number, []).append((descriptor, size))
+        return found
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reads]:
+    counted = Reads()
+
+    def read(descriptor: int, size: int) -> bytes:
+        data = os.read(descriptor, size)
+        counted.seen.append((counted.rounds, descriptor, len(data)))
+        return data
+
+    from collab.edge import pump
+
+    original = pump.Pump._round
+
+    def counting_round(self):
+        counted.rounds += 1
+        return original(self)
+
+    monkeypatch.setattr(pump, "os", SimpleNamespace(read=read))
+    monkeypatch.setattr(pump.Pump, "_round", counting_round)
+    return counted
+
+
+# What both ways of reading do
+
+
+@pytest.mark.trio
+async def test_frames_come_a_byte_at_a_time(open_over_sockets):
+    async with open_over_sockets() as local:
+        ada, bob = await local.connect("ada"), await local.connect("bob")
+        wire = event_text(["bob"], "drip") + frame(PING, b"beat") + event_text(["bob"], "drop")
+        for byte in wire:
+            await ada.stream.send_all(bytes([byte]))
+            await trio.testing.wait_all_tasks_blocked()
+        assert [(await bob.receive())["data"]["data"] for _ in range(2)] == ["drip", "drop"]
+        assert [(await ada.receive())["event"] for _ in range(2)] == ["event_ack"] * 2
+
+
+@pytest.mark.trio
+async def test_a_frame_of_1_mib_takes_few_copies_and_arrives_whole(open_over_sockets, monkeypatch):
+    from collab.wire.frames import FrameScanner
+
+    fed = []
+    original = FrameScanner.feed
+
+    def feed(self, data):
+        scan = original(self, data)
+        fed.append((len(data), len(self._buffer)))
+        return scan
+
+    monkeypatch.setattr(FrameScanner, "feed", feed)
+    limits = LimitSettings(message_bytes=Size("2MiB"), mailbox_bytes=Size("8MiB"))
+    async with open_over_sockets(Settings(limits=limits), timeout_seconds=10) as local:
+        ada, bob = await local.connect("ada"), await local.connect("bob")
+        message = event_text(["bob"], "x" * (1 << 20))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ada.stream.send_all, message)
+            assert (await bob.receive())["data"]["data"] == "x" * (1 << 20)
+        assert (await ada.receive())["data"]["delivered_to"] == 1
+    # Each byte is appended once to what there is; nothing is scanned again.
+    assert sum(size for size, _ in fed) == len(message)
+    assert max(size for size, _ in fed) <= ROUND_BYTES
+
+
+@pytest.mark.trio
+async def test_control_frames_between_frames_and_between_fragments(open_over_sockets):
+    async with open_over_sockets() as local:
+        ada, bob = await local.connect("ada"), await local.connect("bob")
+        whole = json.dumps(
+            {"event": "collab_event", "data": {"type": "t", "to_users": ["bob"], "data": 2}}
+        ).encode()
+        await ada.stream.send_all(
+            event_text(["bob"], 1)
+            + frame(PING, b"a")
+            + frame(TEXT, whole[:9], fin=False)
+            + frame(PING, b"b")
+            + frame(CONTINUATION, whole[9:])
+            + event_text(["bob"], 3)
+            + frame(PING, b"c")
+        )
+        assert [(await bob.receive())["data"]["data"] for _ in range(3)] == [1, 2, 3]
+        received = b""
+        while any(pong not in received for pong in (b"\x8a\x01a", b"\x8a\x01b", b"\x8a\x01c")):
+            received += await ada.stream.receive_some()
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("apart", [False, True])
+async def test_a_whole_text_behind_a_fragmented_one_keeps_its_place(open_over_sockets, apart):
+    async with open_over_sockets() as local:
+        ada, bob = await local.connect("ada"), await local.connect("bob")
+        pieces = []
+        for number in range(40):
+            message = {"event": "collab_event", "data": {"type": "t", "to_users": ["bob"], "data": number}}
+            whole = json.dumps(message).encode()
+            if number % 2:
+                pieces.append(frame(TEXT, whole))
+            else:
+                pieces += [frame(TEXT, whole[:7], fin=False), frame(CONTINUATION, whole[7:])]
+        for piece in pieces if apart else [b"".join(pieces)]:
+            await ada.stream.send_all(piece)
+            await trio.lowlevel.checkpoint()
+        assert [(await bob.receive())["data"]["data"] for _ in range(40)] == list(range(40))
+
+
+@pytest.mark.trio
+async def test_text_before_a_close_is_delivered_and_after_it_not(open_over_sockets):
+    async with open_over_sockets() as local:
+        ada, bob = await local.connect("ada"), await local.connect("bob")
+        await ada.stream.send_all(
+            event_text(["bob"], "before") + frame(CLOSE, b"\x03\xe8") + event_text(["bob"], "after")
+        )
+        assert (await bob.receive())["data"]["data"] == "before"
+        assert (await ada.wait_closed()).code == 1000
+        await until(lambda: local.online() == {"bob"})
+        await bob.send("ping")
+        assert (await bob.receive())["event"] == "pong"
+
+
+@pytest.mark.trio
+async def test_a_half_closed_peer_has_its_events_delivered_and_is_gone(open_over_sockets):
+    async with open_over_sockets() as local:
+        ada, bob = await local.connect("ada"), await local.connect("bob")
+        await ada.stream.send_all(event_text(["bob"], "last words"))
+        await ada.stream.send_eof()
+        assert (await bob.receive())["data"]["data"] == "last words"
+        await until(lambda: local.online() == {"bob"})
+        await read_to_end(ada.stream)
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    "bad",
+    [
+        frame(TEXT, b'{"event":"collab_event","data":{"type":"t","to_users":["bob"],"data":"\xff"}}'),
+        frame(TEXT, b'{"event":"collab_event","data":{"type":"t","to_users":["bob"],"data":"\xed\xa0\x80"}}'),
+        frame(TEXT, b'{"event":"collab_event","data":{"type":"\xc3","to_users":["bob"]}}'),
+        frame(TEXT, b'{"event":"collab_event","data":{"to_users":["bob"],', fin=False)
+        + frame(CONTINUATION, b'"type":"t","data":"\xc3"}}'),
+    ],
+)
+async def test_what_is_not_utf_8_is_relayed_to_nobody(open_over_sockets, bad):
+    async with open_over_sockets() as local:
+        ada, bob = await local.connect("ada"), await local.connect("bob")
+        await ada.stream.send_all(event_text(["bob"], "before") + bad + event_text(["bob"], "after"))
+        assert (await until_end(ada))[1][0] == 1007
+        await bob.send("ping")
+        assert [(await bob.receive())["event"] for _ in range(2)] == ["collab_event", "pong"]
+
+
+@pytest.mark.trio
+async def test_a_peer_over_the_limit_can_read_its_1009(open_over_sockets):
+    async with open_over_sockets() as local:
+        ada = await local.connect("ada")
+
+        async def send_it_all() -> None:
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
+                while True:
+                    await ada.stream.send_all(frame(TEXT, b"x" * 300_000))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send_it_all)
+            assert (await ada.wait_closed()).code == 1009
+            await ada.stream.aclose()
+
+
+@pytest.mark.trio
+async def test_a_flood_of_texts_does_not_starve_others(open_over_sockets):
+    async with open_over_sockets() as local:
+        ada, bob = await local.connect("ada"), await local.connect("bob")
+        flood = event_text(["nobody"], "x" * 100) * 200
+        async with trio.open_nursery() as nursery:
+
+            async def send() -> None:
+                while True:
+                    await ada.stream.send_all(flood)
+
+            async def read() -> None:
+                while True:
+                    await ada.stream.receive_some(65536)
+
+            nursery.start_soon(send)
+            nursery.start_soon(read)
+            for _ in range(10):
+                assert await bob.echoes()
+            nursery.cancel_scope.cancel()
+        reset(ada.stream)
+
+
+@pytest.mark.trio
+async def test_a_connection_in_the_place_of_another_gets_nothing_of_it(open_over_sockets):
+    numbers = set()
+    async with open_over_sockets() as local:
+        observer = await local.connect("observer")
+        for turn in range(60):
+            user_id = f"u{turn}"
+            backend = await local.connect(user_id)
+            (connection,) = local.service.registry.of_user(user_id)
+            if local.service._pump is not None:
+                numbers.add(
+                    next(d for d, p in pump_of(local)._by_descriptor.items() if p.connection is connection)
+                )
+            # An event, and half of one that the next connection must not finish.
+            await backend.stream.send_all(
+                event_text(["observer"], turn) + event_text(["observer"], "half")[:40]
+            )
+            (backend.stream.socket.close if turn % 2 else lambda backend=backend: reset(backend.stream))()
+            # Lost with the reset or not: nothing is asserted of it but whose it is.
+            newcomer = await local.connect(f"n{turn}")
+            await newcomer.send_event("t", ["observer"], f"new {turn}")
+            while True:
+                event = (await observer.receive())["data"]
+                if event["from_user"] == f"n{turn}":
+                    assert event["data"] == f"new {turn}"
+                    break
+                assert (event["from_user"], event["data"]) == (user_id, turn)
+            await newcomer.close()
+        await until(lambda: local.online() == {"observer"})
+        assert await observer.echoes()
+    # The kernel did give the same numbers again.
+    assert len(numbers) < 60
+
+
+# What the pump alone does
+
+
+@pytest.mark.trio
+async def test_a_round_reads_each_socket_once_and_at_most_64_kib(reads):
+    async with open_service() as local:
+        crowd = [await local.connect(f"u{number}") for number in range(4)]
+        bob = await local.connect("bob")
+        flood = event_text(["nobody"], "x" * 1000) * 400
+        async with trio.open_nursery() as nursery:
+
+            async def send(backend: FakeBackend) -> None:
+                while True:
+                    await backend.stream.send_all(flood)
+
+            async def read(backend: FakeBackend) -> None:
+                while True:
+                    await backend.stream.receive_some(65536)
+
+            for backend in crowd:
+                nursery.start_soon(send, backend)
+                nursery.start_soon(read, backend)
+            for _ in range(10):
+                before = reads.rounds
+                assert await bob.echoes()
+                # Read in the first rounds after it came, whatever the others have sent.
+                assert reads.rounds - before <= 20
+            nursery.cancel_scope.cancel()
+        for backend in crowd:
+            reset(backend.stream)
+    assert any(size == ROUND_BYTES for _, _, size in reads.seen)
+    for of_round in reads.of_round().values():
+        descriptors = [descriptor for descriptor, _ in of_round]
+        assert len(descriptors) == len(set(descriptors))
+        assert all(size <= ROUND_BYTES for _, size in of_round)
+
+
+@pytest.mark.trio
+async def test_idle_connections_are_not_read(reads):
+    async with open_service() as local:
+        crowd = [await local.connect(f"u{number}") for number in range(10)]
+        reads.seen.clear()
+        for _ in range(5):
+            assert await crowd[0].echoes()
+        assert len({descriptor for _, descriptor, _ in reads.seen}) == 1
+        assert len(reads.seen) == 5
+
+
+@pytest.mark.trio
+async def test_a_connection_with_something_for_trio_websocket_leaves_the_epoll(monkeypatch):
+    async with open_service() as local:
+        ada, bob = await local.connect("ada"), await local.connect("bob")
+        await expect(local, {"ada", "bob"})
+        pumped = next(p for p in pump_of(local)._by_descriptor.values() if p.connection.user_id == "ada")
+        largest = 0
+        odd_bytes = 0
+        original = type(pumped.tap).feed
+
+        def feed(tap, data):
+            nonlocal largest, odd_bytes
+            result = original(tap, data)
+            if tap is pumped.tap:
+                odd_bytes += len(data)
+                largest = max(largest, len(tap._odd))
+            return result
+
+        monkeypatch.setattr(type(pumped.tap), "feed", feed)
+        left = 0
+        flood = frame(PING, b"x" * 100) * 2000
+        async with trio.open_nursery() as nursery:
+
+            async def send() -> None:
+                for _ in range(10):
+                    await ada.stream.send_all(flood)
+                await ada.send("ping", id="last")
+
+            nursery.cancel_scope.deadline = trio.current_time() + 20
+            nursery.start_soon(send)
+            received = b""
+            while b'"id":"last"' not in received:
+                received += await ada.stream.receive_some(65536)
+                left += "ada" not in registered(local)
+        assert b'"id":"last"' in received
+        assert left > 0
+        assert odd_bytes > 10 * len(flood)
+        # One read, and the frame of which the read before it had the beginning.
+        assert largest <= ROUND_BYTES + LARGEST_CONTROL_FRAME
+        await expect(local, {"ada", "bob"})
+        assert await bob.echoes()
+
+
+@pytest.mark.trio
+async def test_a_ping_flood_by_one_who_reads_nothing_cannot_grow_the_tap():
+    async with open_service() as local:
+        ada, bob = await local.connect("ada"), await local.connect("bob")
+        await expect(local, {"ada", "bob"})
+        pumped = next(p for p in pump_of(local)._by_descriptor.values() if p.connection.user_id == "ada")
+        sent = 0
+        with trio.move_on_after(1):
+            while True:
+                await ada.stream.send_all(frame(PING, b"x" * 125) * 1000)
+                sent += 131_000
+        # It was held back: what it sent is in the kernel's buffers, not in ours.
+        assert "ada" not in registered(local)
+        assert len(pumped.tap._odd) <= ROUND_BYTES + LARGEST_CONTROL_FRAME
+        assert await bob.echoes()
+        reset(ada.stream)
+
+
+@pytest.mark.trio
+async def test_a_connection_whose_window_is_full_leaves_the_epoll_and_returns():
+    limits = LimitSettings(mailbox_messages=2, in_flight=4, slow_consumer=Duration("20s"))
+    async with open_service(Settings(limits=limits)) as local:
+        ada, bob, cyd = [await local.connect(user_id) for user_id in ("ada", "bob", "cyd")]
+        await expect(local, {"ada", "bob", "cyd"})
+        (of_ada,) = local.service.registry.of_user("ada")
+        (of_bob,) = local.service.registry.of_user("bob")
+        number = 0
+        # bob reads nothing: the kernel's buffers fill, then his mailbox, then ada's window.
+        while of_ada.in_flight < 4:
+            await ada.send_event("t", ["bob"], f"{number} " + "x" * 50_000, id=number)
+            number += 1
+            await trio.lowlevel.checkpoint()
+            await until(lambda: of_ada.in_flight >= 4 or _answered(local))
+        await expect(local, {"bob", "cyd"})
+        assert not of_ada.may_read()
+        assert of_bob.mailbox.messages <= 2
+        assert await cyd.echoes()
+        acks, events = [], []
+        async with trio.open_nursery() as nursery:
+
+            async def collect(backend, name, into):
+                while len(into) < number:
+                    into.append(await backend.receive(name))
+
+            nursery.start_soon(collect, ada, "event_ack", acks)
+            nursery.start_soon(collect, bob, "collab_event", events)
+        assert [ack["id"] for ack in acks] == list(range(number))
+        assert [int(event["data"]["data"].split()[0]) for event in events] == list(range(number))
+        await expect(local, {"ada", "bob", "cyd"})
+
+
+def _answered(local: LocalService) -> bool:
+    (of_ada,) = local.service.registry.of_user("ada")
+    return of_ada.in_flight < 4
+
+
+@pytest.mark.trio
+async def test_nothing_stays_registered_after_the_end():
+    async with open_service() as local:
+        stays = await local.connect("stays")
+
+        async def close(backend: FakeBackend) -> None:
+            await backend.close()
+
+        async def drop(backend: FakeBackend) -> None:
+            await backend.drop()
+
+        async def half_close(backend: FakeBackend) -> None:
+            await backend.stream.send_eof()
+            await read_to_end(backend.stream)
+
+        async def breach(backend: FakeBackend) -> None:
+            await backend.stream.send_all(frame(BINARY, b"x"))
+            with pytest.raises(Closed):
+                await backend.receive()
+
+        async def ping_and_drop(backend: FakeBackend) -> None:
+            await backend.stream.send_all(frame(PING) * 100)
+            await backend.drop()
+
+        ways: list[Callable[[FakeBackend], Awaitable[None]]] = [
+            close,
+            drop,
+            half_close,
+            breach,
+            ping_and_drop,
+        ]
+        for way in ways * 3:
+            backend = await local.connect("comes")
+            await way(backend)
+        await until(lambda: local.service.registry.connection_count == 1)
+        await expect(local, {"stays"})
+        await until(
+            lambda: not any(life.connection.user_id == "comes" for life in local.service._acceptor.lives())
+        )
+        assert await stays.echoes()
+
+
+@pytest.mark.trio
+async def test_the_epoll_is_closed_with_the_service():
+    for drained in (False, True):
+        async with open_service() as local:
+            await local.connect("ada")
+            pump = pump_of(local)
+            assert not pump._epoll.closed
+            if drained:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(local.service.drain)
+        assert pump._epoll.closed
+        assert not pump._by_descriptor
+
+
+@pytest.mark.trio
+async def test_in_memory_and_without_a_pump_there_is_no_epoll():
+    async with open_service(pumped=False) as local:
+        assert local.service._pump is None
+        assert await (await local.connect("ada")).echoes()
+
+
+@pytest.mark.trio
+async def test_a_fault_of_ours_while_the_pump_reads_ends_that_connection_alone():
+    async with open_service() as local:
+        ada, bob = await local.connect("ada"), await local.connect("bob")
+        (of_ada,) = local.service.registry.of_user("ada")
+
+        class Faulty:
+            name = "faulty"
+
+            def decode(self, text):
+                raise ZeroDivisionError("a fault of ours")
+
+        of_ada.dialect = Faulty()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ada.send, "ping")
+            nursery.start_soon(bob.send, "ping")
+        assert (await ada.wait_closed()).code == 1011
+        assert (await bob.receive())["event"] == "pong"
+        assert await bob.echoes()
+
+
+@pytest.mark.trio
+async def test_sockets_with_more_than_one_rounds_bytes_are_read_to_the_end(reads):
+    async with open_service() as local:
+        ada = await local.connect("ada")
+        ada.stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        wire = b"".join(text("ping", id=number) for number in range(6000))
+        assert len(wire) > 3 * ROUND_BYTES
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ada.stream.send_all, wire)
+            assert [(await ada.receive())["id"] for _ in range(6000)] == list(range(6000))
