@@ -6,6 +6,7 @@ The tree::
     ├── SettingsError          the command exits with 2
     ├── CannotStart            the command exits with 1
     ├── Refused                a request that may not come in: an HTTP status and a JSON body
+    │   └── Draining
     └── MessageError           one message could not be handled: an `error` message
         ├── InvalidJson
         ├── InvalidMessage
@@ -19,6 +20,7 @@ Each carries what the far side should be told; docs/protocol.md lists every code
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 
@@ -56,6 +58,20 @@ class Refused(CollabError):
         self.message = message
         self.retry_after_seconds = retry_after_seconds
         self.headers = headers
+        self.bodiless = False
+        """Whether the request was a HEAD, whose answer has no body (RFC 9110 section 9.3.2)."""
+
+
+class Draining(Refused):
+    """The service is going down: come back, to whatever takes its place."""
+
+    def __init__(self, reconnect_spread_seconds: float) -> None:
+        super().__init__(
+            503,
+            "draining",
+            "the service is going down",
+            retry_after_seconds=math.ceil(reconnect_spread_seconds),
+        )
 
 
 class MessageError(CollabError):

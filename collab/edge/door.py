@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from collab.edge.acceptor import Arrival
 from collab.edge.exchange import Exchange, read_body
 from collab.edge.peer import Ends, ends_of
 from collab.errors import Refused
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 _log = get_logger()
 _RECEIVE_BYTES = 4096
+_REFUSALS_LOGGED_A_SECOND = 50
+_HURRIED_SECONDS = 0.5
 _LINGER_BYTES = 1024 * 1024
 
 ServeHttp = Callable[[Exchange], Awaitable[None]]
@@ -41,15 +44,16 @@ class Door:
         self._serve_http = serve_http
         self._exchanges: set[Exchange] = set()
         self._open = 0
+        self._refusals = 0
+        self._hurried = False
+        self._idle_waits: set[trio.CancelScope] = set()
         self._empty: trio.Event | None = None
 
     async def serve(self, stream: trio.abc.Stream) -> None:
         """One connection from accept to close. Owns the stream; raises nothing that a peer can cause."""
         self._open += 1
         try:
-            ends = ends_of(stream)
-            if ends is not None:
-                await self._serve(stream, ends)
+            await self._serve(stream)
         except* (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
             # The peer left in the middle of something; there is nobody to tell.
             pass
@@ -57,8 +61,22 @@ class Door:
             # The boundary of this connection: our own fault must not end the others.
             _log.error("Connection failed", exc_info=group)
         finally:
-            await trio.aclose_forcefully(stream)
-            self._closed()
+            try:
+                await trio.aclose_forcefully(stream)
+            finally:
+                self._closed()
+
+    def hurry(self) -> None:
+        """Wait for nobody who has sent nothing yet, and linger for nobody (drain)."""
+        self._hurried = True
+        for scope in self._idle_waits:
+            scope.cancel()
+
+    def tick(self) -> None:
+        """Sum up the refusals of the second that ends now, if some were not logged; called once a second."""
+        if self._refusals > _REFUSALS_LOGGED_A_SECOND:
+            _log.info("Requests refused", count=self._refusals)
+        self._refusals = 0
 
     def abort_exchanges(self) -> None:
         """Give up every HTTP response that is still being written."""
@@ -78,34 +96,70 @@ class Door:
             self._empty.set()
             self._empty = None
 
-    async def _serve(self, stream: trio.abc.Stream, ends: Ends) -> None:
-        head: Head | None = None
+    async def _serve(self, stream: trio.abc.Stream) -> None:
+        ends = ends_of(stream)
+        if ends is None:
+            return
+        # A connection may live for days: its head, its address pairs and the like go with `_arrive`.
+        address = ends.address
         try:
-            with self._arrival_deadline():
-                read = await _read_head(stream)
-            if read is None:
+            arrived = await self._arrive(stream, ends)
+            del ends
+            if isinstance(arrived, Arrival):
+                await self._acceptor.serve(arrived)
                 return
-            head, rest = read
+            if arrived is None:
+                return
+            await self._serve_exchange(arrived)
+        except Refused as refusal:
+            self._log_refusal(refusal, address)
+            with trio.move_on_after(self._timeouts.write):
+                await stream.send_all(error_response(refusal))
+        await self._linger(stream)
+
+    async def _arrive(self, stream: trio.abc.Stream, ends: Ends) -> Arrival | Exchange | None:
+        """Read a request and decide where it goes; None where the peer left before its end."""
+        with self._arrival_deadline():
+            read = await self._read_head(stream)
+        if read is None:
+            return None
+        head, rest = read
+        try:
             if "websocket" in head.tokens("upgrade"):
-                await self._acceptor.serve(stream, head, rest, ends)
-                return
+                return self._acceptor.check(stream, head, rest, ends)
             with self._arrival_deadline():
                 body = await read_body(stream, head, rest, max_bytes=self._max_body_bytes)
-            await self._exchange(stream, head, body, ends)
         except Refused as refusal:
+            refusal.bodiless = head.method == "HEAD"
+            raise
+        except trio.EndOfChannel:
+            return None
+        request = head.with_body_length(len(body)).to_bytes() + body
+        return Exchange(stream, request, ends, write_seconds=self._timeouts.write)
+
+    def _log_refusal(self, refusal: Refused, address: str) -> None:
+        # Whoever is refused can ask again at once: the log must not be theirs to fill.
+        self._refusals += 1
+        if self._refusals <= _REFUSALS_LOGGED_A_SECOND:
             _log.info(
                 "Request refused",
-                address=ends.address,
+                address=address,
                 status=refusal.status,
                 code=refusal.code,
                 reason=refusal.message,
             )
-            with trio.move_on_after(self._timeouts.write):
-                is_head = head is not None and head.method == "HEAD"
-                await stream.send_all(error_response(refusal, with_body=not is_head))
-        except trio.EndOfChannel:
-            return
-        await self._linger(stream)
+
+    @contextmanager
+    def _idle_wait(self) -> Iterator[None]:
+        """Waits within that a drain does not wait for."""
+        with trio.CancelScope() as scope:
+            if self._hurried:
+                scope.deadline = trio.current_time() + _HURRIED_SECONDS
+            self._idle_waits.add(scope)
+            try:
+                yield
+            finally:
+                self._idle_waits.discard(scope)
 
     @contextmanager
     def _arrival_deadline(self) -> Iterator[None]:
@@ -116,9 +170,7 @@ class Door:
         except trio.TooSlowError:
             raise Refused(408, "request_timeout", "the request did not arrive in time") from None
 
-    async def _exchange(self, stream: trio.abc.Stream, head: Head, body: bytes, ends: Ends) -> None:
-        request = head.with_body_length(len(body)).to_bytes() + body
-        exchange = Exchange(stream, request, ends, write_seconds=self._timeouts.write)
+    async def _serve_exchange(self, exchange: Exchange) -> None:
         self._exchanges.add(exchange)
         try:
             await self._serve_http(exchange)
@@ -127,19 +179,22 @@ class Door:
 
     async def _linger(self, stream: trio.abc.Stream) -> None:
         """End our side and read on a little: closing with bytes unread would reset what we just sent."""
-        with trio.move_on_after(self._timeouts.close):
+        with trio.move_on_after(self._timeouts.close), self._idle_wait():
             if isinstance(stream, trio.abc.HalfCloseableStream):
                 await stream.send_eof()
             seen = 0
             while seen < _LINGER_BYTES and (data := await stream.receive_some(_RECEIVE_BYTES)):
                 seen += len(data)
 
-
-async def _read_head(stream: trio.abc.Stream) -> tuple[Head, bytes] | None:
-    """The head and what came after it; None where the peer left first."""
-    reader = HeadReader()
-    while data := await stream.receive_some(_RECEIVE_BYTES):
-        head = reader.feed(bytes(data))
-        if head is not None:
-            return head, reader.rest
-    return None
+    async def _read_head(self, stream: trio.abc.Stream) -> tuple[Head, bytes] | None:
+        """The head and what came after it; None where the peer left first."""
+        reader = HeadReader()
+        data: bytes | bytearray = b""
+        with self._idle_wait():
+            data = await stream.receive_some(_RECEIVE_BYTES)
+        while data:
+            head = reader.feed(bytes(data))
+            if head is not None:
+                return head, reader.rest
+            data = await stream.receive_some(_RECEIVE_BYTES)
+        return None

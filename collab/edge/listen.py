@@ -67,7 +67,7 @@ def _listen(addresses: Sequence[_Bindable], port: int) -> list[trio.SocketListen
         for family, sockaddr in addresses:
             host, _, *rest = sockaddr
             try:
-                opened = _bound_socket(family, (host, port, *rest))
+                opened = _bound_socket(family, (host, port, *rest), alone=len(addresses) == 1)
             except OSError as error:
                 if error.errno not in _FAMILY_NOT_HERE:
                     raise
@@ -84,12 +84,13 @@ def _listen(addresses: Sequence[_Bindable], port: int) -> list[trio.SocketListen
     return listeners
 
 
-def _bound_socket(family: int, sockaddr: tuple[object, ...]) -> socket.socket:
+def _bound_socket(family: int, sockaddr: tuple[object, ...], *, alone: bool) -> socket.socket:
     opened = socket.socket(family, socket.SOCK_STREAM)
     try:
         opened.setblocking(False)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
+        # "::" alone takes IPv4 too, as people expect of it; beside an IPv4 address it must not.
+        if family == socket.AF_INET6 and not alone:
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         opened.bind(sockaddr)
         opened.listen(_BACKLOG)

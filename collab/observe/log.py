@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collab.observe.outputs import Output
     from collab.settings import LogSettings
 
-_LIBRARIES = ("hypercorn", "quart")
+_LIBRARIES = ("hypercorn", "quart", "trio", "trio-websocket")
 
 _Raised: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None]
 

@@ -142,7 +142,9 @@ class RotationFailed(OSError):
 
 
 def console() -> Console | StreamConsole:
-    """Standard output as it is now."""
+    """Standard output as it is now; nowhere, where the process was started without one."""
+    if sys.stdout is None:
+        return StreamConsole(open(os.devnull, "w"))
     try:
         return Console(sys.stdout)
     except (OSError, ValueError):  # no descriptor, or a closed one

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import resource
 from collections import Counter
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+import attrs
 
 from collab.errors import Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from collab.settings import LimitSettings
 
 _DESCRIPTORS_KEPT_FREE = 64
@@ -27,9 +26,8 @@ class Admission:
         self._by_address: Counter[str] = Counter()
         self._count = 0
 
-    @contextmanager
-    def admit(self, address: str) -> Iterator[None]:
-        """Hold a place for one connection while the block runs.
+    def admit(self, address: str) -> Place:
+        """Take a place for one connection; it is given back at the end of a `with` block.
 
         Raises:
             Refused: 429 `too_many_connections` or 503 `overloaded`, both with Retry-After.
@@ -47,13 +45,28 @@ class Admission:
             )
         self._count += 1
         self._by_address[address] += 1
-        try:
-            yield
-        finally:
-            self._count -= 1
-            self._by_address[address] -= 1
-            if not self._by_address[address]:
-                del self._by_address[address]
+        return Place(self, address)
+
+    def give_back(self, address: str) -> None:
+        """One place that `admit` gave is free again."""
+        self._count -= 1
+        self._by_address[address] -= 1
+        if not self._by_address[address]:
+            del self._by_address[address]
+
+
+@attrs.frozen
+class Place:
+    """One connection's place among those allowed, held for as long as the block runs."""
+
+    _admission: Admission
+    _address: str
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        self._admission.give_back(self._address)
 
 
 def _descriptor_limit() -> int:

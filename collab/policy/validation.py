@@ -31,7 +31,7 @@ class EventRules:
             raise FromUserMismatch(
                 "data.from_user: expected the connection's own user, or nothing", reply_id=request.reply_id
             )
-        if len(event.to_users) > self._max_recipients:
+        if len(event.to_users) > self._max_recipients and len(set(event.to_users)) > self._max_recipients:
             raise TooManyRecipients(
                 f"data.to_users: at most {self._max_recipients} recipients", reply_id=request.reply_id
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from quart import Response, request
@@ -10,7 +9,7 @@ from quart_cors import cors
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
-from collab.errors import Refused
+from collab.errors import Draining, Refused
 from collab.observe.log import get_logger
 from collab.web.api import Api, json_response
 from collab.web.page import index
@@ -44,12 +43,7 @@ def create_app(settings: Settings, registry: Registry, status: Status, ws_url: s
     @app.before_request
     async def refuse_while_draining() -> None:
         if status.draining and request.path not in _ANSWERED_WHILE_DRAINING:
-            raise Refused(
-                503,
-                "draining",
-                "the service is going down",
-                retry_after_seconds=math.ceil(settings.server.reconnect_spread),
-            )
+            raise Draining(settings.server.reconnect_spread)
 
     @app.errorhandler(Refused)
     async def refused(error: Refused) -> Response:
