@@ -183,7 +183,8 @@ def _figures(
         for server in servers:
             if values := found.get((workload.name, server.name)):
                 value = median(values)
-                ratio = value / median(reference) if reference else None
+                # Memory that a garbage collector gave back in between is no measure to hold others against.
+                ratio = value / median(reference) if reference and min(reference) > 0 else None
                 target = workload.target if server.name == OURS else None
                 held_against = value if workload.is_absolute else ratio
                 figures.append(
