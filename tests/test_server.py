@@ -18,7 +18,7 @@ from collab.core.mailbox import Mailbox
 from collab.core.outbox import Outbox
 from collab.errors import CannotStart
 from collab.server import serve
-from collab.settings import Duration, LimitSettings, ServerSettings, Settings
+from collab.settings import Duration, LimitSettings, ServerSettings, Settings, TimeoutSettings
 from collab.testing import FakeBackend, Rejected, open_service
 from collab.wire.identity import Identity
 from collab.wire.plain import PLAIN
@@ -501,3 +501,29 @@ async def test_a_drain_of_no_time_still_ends():
         with trio.fail_after(2.5):
             await local.service.drain()
         assert math.isfinite((await ada.wait_closed()).code)
+
+
+@pytest.mark.trio
+async def test_a_drain_ends_early_although_newcomers_keep_knocking() -> None:
+    settings = Settings(timeouts=TimeoutSettings(close=Duration("500ms")))
+    async with open_service(settings) as local, trio.open_nursery() as nursery:
+        # It never answers the close frame, and so is there for a while after the drain began.
+        await local.connect("deaf")
+
+        async def knock() -> None:
+            while True:
+                try:
+                    stream, _ = await local.open_stream()
+                    with trio.move_on_after(0.4):
+                        await stream.receive_some(1)
+                    await trio.aclose_forcefully(stream)
+                except OSError:
+                    return
+
+        for _ in range(8):
+            nursery.start_soon(knock)
+            # Out of step, so that there is never a moment without one of them.
+            await trio.sleep(0.05)
+        with trio.fail_after(5):
+            await local.service.drain()
+        nursery.cancel_scope.cancel()

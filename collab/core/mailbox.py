@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
@@ -220,6 +221,8 @@ class Mailbox:
 
     def close(self, *, discard: bool) -> None:
         """Let nothing more in; with `discard`, drop what is queued too. Whatever waits is settled as lost."""
+        if not discard:
+            self.write_fresh()
         self.closed = True
         if discard:
             self._first = b""
@@ -228,20 +231,22 @@ class Mailbox:
             self._inlet.close()
             if discard and self._outlet is not None:
                 self._outlet.close()
-        if not self._waiting:
-            return
-        self._waiting_bytes = 0
-        while self._waiting:
-            waiting = self._waiting.popleft()
-            if waiting.settled is not None:
-                waiting.settled(False)
-        self.on_room()
+        if self._waiting:
+            lost, self._waiting = self._waiting, None
+            self._waiting_bytes = 0
+            self._outbox.settle(partial(self._settle_lost, lost))
 
     def release(self) -> None:
         """It is over: drop everything and forget whom to call."""
         self.close(discard=True)
         self._write_now = None
         self.on_queued = self.on_waiting = self.on_room = _nothing
+
+    def _settle_lost(self, lost: deque[_Waiting]) -> None:
+        for waiting in lost:
+            if waiting.settled is not None:
+                waiting.settled(False)
+        self.on_room()
 
     def _fits(self, frame: bytes) -> bool:
         if not self.messages:

@@ -51,7 +51,9 @@ class Door:
 
     async def serve(self, stream: trio.abc.Stream) -> None:
         """One connection from accept to close. Owns the stream; raises nothing that a peer can cause."""
-        self._open += 1
+        # Whoever comes while we wait for the last to go gets an answer, but does not keep us.
+        counted = not self._hurried
+        self._open += counted
         try:
             await self._serve(stream)
         except* (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
@@ -64,7 +66,8 @@ class Door:
             try:
                 await trio.aclose_forcefully(stream)
             finally:
-                self._closed()
+                if counted:
+                    self._closed()
 
     def hurry(self) -> None:
         """Wait for nobody who has sent nothing yet, and linger for nobody (drain)."""

@@ -823,3 +823,36 @@ TestAnyUseOfAMailboxThatWritesThrough = WriteThroughModel.TestCase
 TestAnyUseOfAMailboxThatWritesThrough.settings = settings(
     max_examples=max(settings().max_examples // 2, 1), stateful_step_count=40
 )
+
+
+@pytest.mark.trio
+async def test_a_chain_of_mailboxes_that_close_one_another_does_not_recurse() -> None:
+    outbox = Outbox()
+    chain = [Mailbox(outbox, max_messages=1, max_bytes=1) for _ in range(2000)]
+    closed = []
+    for number, mailbox in enumerate(chain):
+        mailbox.put(b"x")
+
+        def close_next(entered: bool, number: int = number) -> None:
+            assert not entered
+            closed.append(number)
+            if number + 1 < len(chain):
+                chain[number + 1].close(discard=True)
+
+        mailbox.put_later(b"y", close_next)
+    chain[0].close(discard=True)
+    assert closed == list(range(len(chain)))
+
+
+@pytest.mark.trio
+async def test_a_close_in_the_middle_of_a_round_sends_what_was_put_before_it() -> None:
+    outbox = Outbox()
+    mailbox = Mailbox(outbox, max_messages=4, max_bytes=100)
+    mailbox.write_through(lambda data: 1)
+    with outbox:
+        assert mailbox.put(b"abc")
+        mailbox.close(discard=False)
+    assert await mailbox.take() == b""
+    mailbox.sent()
+    with pytest.raises(trio.EndOfChannel):
+        await mailbox.take()
