@@ -140,7 +140,7 @@ class Core:
             self.registry,
             self.presence,
             self.status,
-            self.events,  # type: ignore[arg-type]
+            self.events,
             self.outbox,
             slow_consumer_seconds=slow_consumer_seconds,
         )

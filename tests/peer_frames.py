@@ -37,7 +37,7 @@ def masked(payload: bytes, mask: bytes = MASK) -> bytes:
 def text(content: str | bytes, **rest: object) -> bytes:
     """A whole text message in one frame, or with `fin=False` its first fragment."""
     payload = content.encode() if isinstance(content, str) else content
-    return frame(TEXT, payload, **rest)  # type: ignore[arg-type]
+    return frame(TEXT, payload, **rest)
 
 
 def fragments(*contents: str | bytes, opcode: int = TEXT) -> list[bytes]:

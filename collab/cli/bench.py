@@ -76,6 +76,7 @@ def bench(as_json: bool, **given: object) -> int:
     Exit code 1 where anything was lost, came twice or out of order, or the service is down.
     """
     try:
+        # click has converted each value to the type of its field.
         options = Options(**given)  # type: ignore[arg-type]
     except ValueError as error:
         raise click.UsageError(str(error)) from None

@@ -23,7 +23,7 @@ OTHER = Close(CloseCode.REPLACED, "other")
 
 def tight(**rest: int) -> Connection:
     """A connection with room for one message."""
-    return make_connection(mailbox=Mailbox(Outbox(), max_messages=1, max_bytes=1000), **rest)  # type: ignore[arg-type]
+    return make_connection(mailbox=Mailbox(Outbox(), max_messages=1, max_bytes=1000), **rest)
 
 
 def acknowledge(connection: Connection) -> None:

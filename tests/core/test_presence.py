@@ -141,7 +141,7 @@ async def test_the_notices_of_one_tick_are_one_message_and_one_object_for_everyb
     for number in range(10):
         core.join(f"u{number}", wants_presence=False)
     core.tell()
-    told = [watcher.mailbox.entered for watcher in watchers]  # type: ignore[attr-defined]
+    told = [watcher.mailbox.entered for watcher in watchers]
     assert [len(entered) for entered in told] == [1] * 5
     assert len({id(entered[0]) for entered in told}) == 1
     assert heard(watchers[0]) == [("user_online", f"u{number}") for number in range(10)]

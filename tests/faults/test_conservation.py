@@ -121,7 +121,7 @@ class Player:
         data = message["data"]
         assert isinstance(data, dict)
         if message["event"] == "event_ack":
-            event = self.game.events[message["id"]]  # type: ignore[index]
+            event = self.game.events[message["id"]]
             assert event.life is life
             assert event.undelivered is None, "acknowledged twice"
             event.undelivered = data.get("undelivered", [])

@@ -552,7 +552,7 @@ def test_a_message_of_the_service_has_the_documented_shape(
 
 def test_messages_are_frozen() -> None:
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
-        Pong(timestamp=1).timestamp = 2  # type: ignore[misc]
+        Pong(timestamp=1).timestamp = 2
     assert msgspec.json.decode(codec.encode(Pong(timestamp=1)))
 
 

@@ -94,7 +94,7 @@ class Oracle:
         parts, self._parts = self._parts, []
         if any(isinstance(part, str) for part in parts):
             return "".join(str(part) for part in parts)
-        return b"".join(bytes(part) for part in parts)  # type: ignore[arg-type]
+        return b"".join(bytes(part) for part in parts)
 
 
 masks = st.binary(min_size=4, max_size=4)

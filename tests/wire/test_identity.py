@@ -257,7 +257,7 @@ vchars = st.text([chr(code) for code in range(0x21, 0x7F)], max_size=60)
 def accepted(**texts: str) -> Identity | None:
     """The identity, None where it is refused with 400 and a sentence."""
     try:
-        return check_identity(**texts)  # type: ignore[arg-type]
+        return check_identity(**texts)
     except Refused as error:
         if error.status != 400 or not error.message:
             raise
