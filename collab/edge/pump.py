@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from collab.wire.messages import RouteRequest
 
 _log = get_logger()
-_SOCKETS_A_ROUND = 256
-_TEXTS_A_ROUND = 512
+_ROUNDS_A_TURN = 8
+_READS_A_TURN = 256
+_TEXTS_A_TURN = 512
+_FEW_TEXTS = 64
 _MANY_TEXTS = 128
 _SMALLEST_READ_BYTES = 4096
 _INTERNAL = Close(CloseCode.INTERNAL_ERROR, "Internal error")
@@ -66,13 +68,30 @@ class Pumped:
         return not (self.removed or tap.has_odd or tap.ended) and self.connection.may_read()
 
 
+class _Turn:
+    """How much was done since the pump's last task switch."""
+
+    __slots__ = ("reads", "texts")
+
+    def __init__(self) -> None:
+        self.reads = 0
+        self.texts = 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the other tasks must run first."""
+        return self.reads >= _READS_A_TURN or self.texts >= _TEXTS_A_TURN
+
+
 class Pump:
     """Reads all its connections, a round at a time, and hands each round's events on together.
 
-    A round is one synchronous step, and bounded so that no peer can starve the others: at most 256
-    readable sockets, one read of at most 64 KiB each, and no further read once 512 messages were
-    lifted. A connection that must not be read, because its window is full or its tap
-    holds something for trio-websocket, is taken out of the epoll: that is its backpressure.
+    In a round each readable socket is read once, at most 64 KiB of it, so that no peer can starve the
+    other peers. A task switch costs as much as a small round: as long as more comes, and it is little, up
+    to eight rounds follow each other in one turn. A turn ends after 256 reads or 512 messages in any case,
+    so that peers cannot starve the other tasks. A connection that must not be read, because its window
+    is full or its tap holds something for trio-websocket, is taken out of the epoll: that is its
+    backpressure.
     """
 
     def __init__(self, router: Router, outbox: Outbox) -> None:
@@ -126,31 +145,50 @@ class Pump:
                 await trio.lowlevel.checkpoint()
             else:
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
-            batches = self._round()
+            batches = self._turn()
             if batches:
                 await self._router.submit(batches)
 
-    def _round(self) -> list[Batch]:
-        """Read what is readable, until enough was lifted for one round; the rest comes first in the next.
+    def _turn(self) -> list[Batch]:
+        """Small rounds without a task switch between them, until nothing is readable or the turn is over.
 
         Gives back what the router must be handed through its channel; usually it has nothing
         queued and routes at once, and the list is empty.
         """
+        turn = _Turn()
+        for _ in range(_ROUNDS_A_TURN):
+            if not self._readable and not self._find_readable():
+                break
+            batches = self._round(turn)
+            if batches:
+                return batches
+            if turn.texts >= _FEW_TEXTS or turn.is_over:
+                break
+        return []
+
+    def _find_readable(self) -> bool:
+        by_descriptor = self._by_descriptor
+        for descriptor, _ in self._epoll.poll(0, _READS_A_TURN):
+            self._readable.append(by_descriptor[descriptor])
+        return bool(self._readable)
+
+    def _round(self, turn: _Turn) -> list[Batch]:
+        """Read each readable socket once, as far as the turn goes, and route what came.
+
+        Gives back what is not routed yet.
+        """
         now = trio.current_time()
         batches: list[Batch] = []
         readable = self._readable
-        texts = 0
         with self._outbox:
-            if not readable:
-                for descriptor, _ in self._epoll.poll(0, _SOCKETS_A_ROUND):
-                    readable.append(self._by_descriptor[descriptor])
-            while readable and texts < _TEXTS_A_ROUND:
+            while readable and not turn.is_over:
                 pumped = readable.popleft()
                 # It may have left the epoll since it was found readable.
                 if pumped.descriptor < 0:
                     continue
+                turn.reads += 1
                 try:
-                    texts += self._read(pumped, now, batches)
+                    turn.texts += self._read(pumped, now, batches)
                 except Exception:
                     # The boundary of this connection: a fault of ours in reading one peer ends that peer.
                     _log.exception("Connection failed", user_id=pumped.connection.user_id)

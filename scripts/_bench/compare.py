@@ -35,7 +35,7 @@ class Workload:
     target: float
     is_absolute: bool = False
     left_out: tuple[str, ...] = ()
-    """Servers that would need minutes for their presence notices alone."""
+    """Servers for which it makes no sense, or which would need minutes for their presence notices alone."""
 
 
 WORKLOADS = (
@@ -67,7 +67,7 @@ WORKLOADS = (
         arguments=("--workload=idle", "--connections=2000"),
         target=24,
         is_absolute=True,
-        left_out=("python-socketio",),
+        left_out=("python-socketio", "floor"),
     ),
     Workload(
         name="storm",
@@ -76,10 +76,9 @@ WORKLOADS = (
         arguments=("--workload=storm", "--connections=2000"),
         target=2,
         is_absolute=True,
-        left_out=("python-socketio",),
+        left_out=("socketio", "ws", "python-socketio", "floor"),
     ),
 )
-USUAL = ("pairs1", "pairs16", "fanout", "idle")
 
 SCALING = (
     ("Recipients of an event", "--workload=fanout --recipients={}", (1, 10, 100, 1000)),
@@ -134,7 +133,7 @@ def _parse() -> argparse.Namespace:
     names = [server.name for server in SERVERS]
     arguments.only = _chosen(parser, arguments.only, names, names)
     names = [workload.name for workload in WORKLOADS]
-    arguments.workload = _chosen(parser, arguments.workload, names, USUAL)
+    arguments.workload = _chosen(parser, arguments.workload, names, names)
     return arguments
 
 

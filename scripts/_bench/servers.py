@@ -60,6 +60,12 @@ SERVERS = (
         (sys.executable, str(PEERS / "python_socketio_server.py"), "{port}"),
         "socketio",
     ),
+    Server(
+        "floor",
+        "receiving and sending alone",
+        (sys.executable, str(PEERS / "bare_relay.py"), "{port}"),
+        "plain",
+    ),
 )
 
 
