@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import random
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
 import trio
+from invariants import Ledger, Life, SentEvent
 from peers import small_receiver
 from wsproto.utilities import LocalProtocolError
 
@@ -37,38 +38,20 @@ GONE = (
 
 
 @attrs.define(eq=False)
-class Sent:
-    """One event as its sender knows it."""
+class PlayedLife(Life):
+    """One connection of a player."""
 
-    number: int
-    life: Life
-    to_users: list[str]
-    data: str
-    undelivered: list[str] | None = None
-    """Whom the ack named; None while there is no ack."""
-    reached: list[str] = attrs.field(factory=list)
-    """The users with whom it arrived."""
-
-
-@attrs.define(eq=False)
-class Life:
-    """One connection of a player, from its handshake to its end."""
-
-    backend: FakeBackend
-    sent: list[Sent] = attrs.field(factory=list)
-    acknowledged: list[Sent] = attrs.field(factory=list)
-    heard: list[Sent] = attrs.field(factory=list)
+    backend: FakeBackend = attrs.field(kw_only=True)
     pong: trio.Event = attrs.field(factory=trio.Event)
     _acked: trio.Event = attrs.field(factory=trio.Event)
 
-    def acknowledge(self, event: Sent) -> None:
-        self.acknowledged.append(event)
+    def note_ack(self) -> None:
         self._acked.set()
         self._acked = trio.Event()
 
     async def wait_in_flight(self, most: int) -> None:
         """Wait until so many events at most are unacknowledged."""
-        while len(self.sent) - len(self.acknowledged) > most:
+        while self.in_flight > most:
             await self._acked.wait()
 
 
@@ -78,7 +61,7 @@ class Player:
 
     user_id: str
     game: Game
-    lives: list[Life] = attrs.field(factory=list)
+    lives: list[PlayedLife] = attrs.field(factory=list)
     left_to_send: int = EVENTS
 
     async def play(self) -> None:
@@ -101,54 +84,51 @@ class Player:
 
     async def connect(self) -> None:
         """Begin a life."""
-        self.lives.append(Life(await self.game.local.connect(self.user_id)))
+        self.begin(await self.game.local.connect(self.user_id))
 
-    async def _send(self, life: Life) -> None:
+    def begin(self, backend: FakeBackend) -> None:
+        """A life with this connection."""
+        self.lives.append(PlayedLife(self.user_id, stays=isinstance(self, Stayer), backend=backend))
+        self.game.ledger.lives.append(self.lives[-1])
+
+    async def _send(self, life: PlayedLife) -> None:
         draw = self.game.draw
         while self.left_to_send:
             await life.wait_in_flight(IN_FLIGHT - 1)
-            burst = draw.randrange(1, 1 + IN_FLIGHT - len(life.sent) + len(life.acknowledged))
+            burst = draw.randrange(1, 1 + IN_FLIGHT - life.in_flight)
             for _ in range(min(burst, self.left_to_send)):
                 self.left_to_send -= 1
-                event = self.game.new_event(life)
-                await life.backend.send_event("t", event.to_users, event.data, id=event.number)
+                event, data = self.game.new_event(life)
+                await life.backend.send_event("t", event.to_users, data, id=event.number)
 
-    async def _read(self, life: Life) -> None:
+    async def _read(self, life: PlayedLife) -> None:
         while True:
             self._take(life, await life.backend.receive())
 
-    def _take(self, life: Life, message: dict[str, object]) -> None:
-        data = message["data"]
-        assert isinstance(data, dict)
+    def _take(self, life: PlayedLife, message: dict[str, Any]) -> None:
+        ledger = self.game.ledger
         if message["event"] == "event_ack":
-            event = self.game.events[message["id"]]
-            assert event.life is life
-            assert event.undelivered is None, "acknowledged twice"
-            event.undelivered = data.get("undelivered", [])
-            assert data["total_recipients"] == len(set(event.to_users))
-            assert data["delivered_to"] == data["total_recipients"] - len(event.undelivered)
-            life.acknowledge(event)
+            ledger.acknowledge(life, message)
+            life.note_ack()
         elif message["event"] == "collab_event":
-            event = self.game.events[int(data["data"].split()[0])]
-            assert data["data"] == event.data
-            assert data["to_users"] == event.to_users
-            event.reached.append(self.user_id)
-            life.heard.append(event)
+            data = message["data"]["data"]
+            event = ledger.receive(life, int(data.split()[0]), message)
+            assert data == self.game.data[event]
         else:
             assert message["event"] == "pong"
             life.pong.set()
 
-    async def _leave(self, life: Life) -> None:
+    async def _leave(self, life: PlayedLife) -> None:
         pass
 
-    async def _done(self, life: Life) -> None:
+    async def _done(self, life: PlayedLife) -> None:
         pass
 
 
 class Stayer(Player):
     """Is there from the beginning to the end, and reads all the time."""
 
-    async def _done(self, life: Life) -> None:
+    async def _done(self, life: PlayedLife) -> None:
         assert len(life.acknowledged) == len(life.sent)
         self.game.stayers_to_come -= 1
         if not self.game.stayers_to_come:
@@ -162,7 +142,7 @@ class Stayer(Player):
 class Leaver(Player):
     """Vanishes, closes or half-closes at any moment, and comes back at once."""
 
-    async def _leave(self, life: Life) -> None:
+    async def _leave(self, life: PlayedLife) -> None:
         draw = self.game.draw
         await trio.sleep(draw.uniform(0, 0.2))
         how = draw.choice(["drop", "close", "fin"])
@@ -187,9 +167,9 @@ class Staller(Player):
         self.game.opened.append(backend)
         await backend.open("localhost", f"/?user_id={self.user_id}&backend_url=http://x&presence=none")
         await backend.receive("connected")
-        self.lives.append(Life(backend))
+        self.begin(backend)
 
-    async def _read(self, life: Life) -> None:
+    async def _read(self, life: PlayedLife) -> None:
         draw = self.game.draw
         pause_seconds = 1.0
         while True:
@@ -211,20 +191,21 @@ class Game:
     draw: random.Random
     users: list[str]
     stayers_to_come: int
-    events: dict[int, Sent] = attrs.field(factory=dict)
+    ledger: Ledger = attrs.field(factory=Ledger)
+    data: dict[SentEvent, str] = attrs.field(factory=dict)
+    """What was sent with each event."""
     ends: Counter[object] = attrs.field(factory=Counter)
     opened: list[FakeBackend] = attrs.field(factory=list)
     stayers_done: trio.Event = attrs.field(factory=trio.Event)
     over: trio.Event = attrs.field(factory=trio.Event)
 
-    def new_event(self, life: Life) -> Sent:
-        number, draw = len(self.events), self.draw
-        to_users = draw.choices([*self.users, "nobody"], k=draw.randrange(1, 6))
+    def new_event(self, life: PlayedLife) -> tuple[SentEvent, str]:
+        """An event to some of the users, with its data."""
+        draw = self.draw
+        event = self.ledger.send(life, draw.choices([*self.users, "nobody"], k=draw.randrange(1, 6)))
         # Large ones now and then, so that those who stall fill their buffers.
-        data = f"{number} " + "x" * draw.choice([0, 10, 100, 100, 1000, 20_000])
-        event = self.events[number] = Sent(number, life, to_users, data)
-        life.sent.append(event)
-        return event
+        self.data[event] = f"{event.number} " + "x" * draw.choice([0, 10, 100, 100, 1000, 20_000])
+        return event, self.data[event]
 
 
 @pytest.mark.trio
@@ -259,31 +240,18 @@ async def test_every_event_is_delivered_or_named_undelivered(
 
 def check(game: Game, stayers: list[Player], others: list[Player]) -> None:
     assert [len(player.lives) for player in stayers] == [1] * len(stayers)
+    game.ledger.check()
     staying = {player.user_id for player in stayers}
-    for player in [*stayers, *others]:
-        for life in player.lives:
-            # Acks in the order of the events, none left out; of those who stayed, every one.
-            assert life.acknowledged == life.sent[: len(life.acknowledged)]
-            assert len(set(life.heard)) == len(life.heard), "a duplicate"
-            of_sender: dict[Life, list[int]] = {}
-            for event in life.heard:
-                of_sender.setdefault(event.life, []).append(event.number)
-            assert all(numbers == sorted(numbers) for numbers in of_sender.values()), "out of order"
-    for event in game.events.values():
-        recipients, reached = set(event.to_users), set(event.reached)
-        assert reached <= recipients
-        assert len(event.reached) == len(reached), "one user had it twice"
+    for event in game.ledger.events.values():
+        assert len(event.received_by) == len(event.reached), "one user had it twice"
         if event.undelivered is not None:
             undelivered = set(event.undelivered)
-            assert len(undelivered) == len(event.undelivered)
-            assert undelivered <= recipients
-            assert ("nobody" in undelivered) == ("nobody" in recipients)
-            assert not undelivered & reached, "named as not reached, and reached"
-            # It arrived with each of those who were there to the end and are not named.
-            assert (recipients & staying) - undelivered <= reached
+            assert ("nobody" in undelivered) == ("nobody" in event.recipients)
             assert not undelivered & staying, "somebody who read all the time was not reached"
-    assert len(game.events) == EVENTS * (len(stayers) + len(others))
+    assert len(game.ledger.events) == EVENTS * (len(stayers) + len(others))
     # The run was worth something: people left in every way, and a slow consumer was sent away.
     assert {"drop", "close", "fin"} <= set(game.ends)
     assert game.ends[4003] > 0
-    assert any(staller.startswith("staller") for e in game.events.values() for staller in e.undelivered or [])
+    assert any(
+        staller.startswith("staller") for e in game.ledger.events.values() for staller in e.undelivered or []
+    )
