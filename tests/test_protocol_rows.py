@@ -165,6 +165,8 @@ CLOSE_CODES = {
     1008: [
         "tests/edge/test_life.py::test_a_breach_of_the_protocol_is_closed_with_the_code_that_names_it",
         "tests/faults/test_websocket.py::test_empty_fragments_without_end_are_1008",
+        "tests/faults/test_websocket.py::test_a_flood_that_no_client_needs_is_1008_and_others_are_served",
+        "tests/edge/test_keepalive.py::test_pings_and_errors_within_their_limits_are_answered_for_ever",
     ],
     1009: [
         "tests/edge/test_life.py::test_a_breach_of_the_protocol_is_closed_with_the_code_that_names_it",

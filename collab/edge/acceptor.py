@@ -19,6 +19,7 @@ from collab.edge.tap import Tap
 from collab.errors import Draining, Refused
 from collab.policy.limits import Admission
 from collab.policy.origins import OriginPolicy
+from collab.policy.rate import Meter, Rate
 from collab.policy.validation import EventRules
 from collab.wire.close import Close, CloseCode
 from collab.wire.identity import Identity, identity_from_query
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
     from collab.wire.head import Head
 
 _GOING_AWAY = Close(CloseCode.GOING_AWAY, "The service is going down")
-
+_SECONDS_AT_ONCE = 10
+"""A client may use at once what the limits on floods allow it in this time."""
 
 # What trio-websocket needs; what else a head holds could make it fail, or answer without a body.
 _HANDSHAKE_HEADERS = frozenset(
@@ -73,6 +75,8 @@ class Acceptor:
         self._admission = Admission(settings.limits)
         self._origins = OriginPolicy(settings.origins)
         self._rules = EventRules(max_recipients=settings.limits.max_recipients)
+        self._controls = Rate.with_seconds_at_once(settings.limits.control_frames, _SECONDS_AT_ONCE)
+        self._errors = Rate.with_seconds_at_once(settings.limits.errors, _SECONDS_AT_ONCE)
         self._ids = itertools.count(1)
         self._lives: set[Life] = set()
         self._gone_by: float | None = None
@@ -96,6 +100,7 @@ class Acceptor:
                 rest,
                 max_message_bytes=int(self._settings.limits.message_bytes),
                 write_seconds=self._settings.timeouts.write,
+                controls=Meter(self._controls),
             ),
         )
 
@@ -169,6 +174,7 @@ class Acceptor:
             outbox=self._outbox,
             pump=self._pump,
             rules=self._rules,
+            errors=Meter(self._errors),
             timeouts=settings.timeouts,
         )
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collab.core.outbox import Outbox
     from collab.edge.pump import Pump
     from collab.edge.tap import Tap
+    from collab.policy.rate import Meter
     from collab.policy.validation import EventRules
     from collab.settings import TimeoutSettings
 
@@ -30,6 +31,7 @@ _log = get_logger()
 _BINARY = Close(CloseCode.BINARY_MESSAGE, "Messages are text frames")
 _INTERNAL = Close(CloseCode.INTERNAL_ERROR, "Internal error")
 _TOOK_NOTHING = Close(CloseCode.SLOW_CONSUMER, "Slow consumer: nothing was read for the write timeout")
+_TOO_MANY_ERRORS = Close(CloseCode.POLICY, "Too many messages with errors")
 _NO_PONG = Close(CloseCode.NO_PONG, "No answer to the keepalive ping")
 
 
@@ -42,6 +44,7 @@ class Life:
     """
 
     __slots__ = (
+        "_errors",
         "_goodbye",
         "_live",
         "_membership",
@@ -69,6 +72,7 @@ class Life:
         outbox: Outbox,
         pump: Pump | None,
         rules: EventRules,
+        errors: Meter,
         timeouts: TimeoutSettings,
     ) -> None:
         self.connection = connection
@@ -79,6 +83,7 @@ class Life:
         self._outbox = outbox
         self._pump = pump
         self._rules = rules
+        self._errors = errors
         self._timeouts = timeouts
         self._live = trio.CancelScope()
         # Kept to spawn from, because the writer starts when some other task's put finds the socket full;
@@ -222,6 +227,9 @@ class Life:
                         connection.send(Pong(timestamp=_milliseconds_since_epoch()), message.reply_id)
                 except MessageError as error:
                     connection.mailbox.put_or_wait(connection.dialect.error_frame(error))
+                    if self._errors.spend(1, trio.current_time()):
+                        connection.end(_TOO_MANY_ERRORS)
+                        break
         except Exception:
             # The boundary of this connection: a fault of ours in handling one peer ends that peer only.
             _log.exception("Connection failed", user_id=connection.user_id)

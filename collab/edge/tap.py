@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from collab.wire.close import Close, CloseCode
 from collab.wire.frames import EMPTY_CLOSE_FRAME, FrameScanner, close_frame, is_close_frame
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from collab.wire.close import Close
+    from collab.policy.rate import Meter
 
 RECEIVE_BYTES = 65536
 _SEND_BYTES = 65536
+_TOO_MANY_CONTROLS = Close(CloseCode.POLICY, "Too many pings and pongs")
 
 
 class Tap(trio.abc.Stream):
@@ -34,6 +36,7 @@ class Tap(trio.abc.Stream):
         "_changed",
         "_close_answer",
         "_close_sent",
+        "_controls",
         "_deliver",
         "_descriptor",
         "_ended",
@@ -65,12 +68,14 @@ class Tap(trio.abc.Stream):
         *,
         max_message_bytes: int,
         write_seconds: float,
+        controls: Meter,
     ) -> None:
         self._stream = stream
         self._descriptor = stream.socket.fileno() if isinstance(stream, trio.SocketStream) else -1
         self._head = head
         self._rest = rest
         self._write_seconds = write_seconds
+        self._controls = controls
         # Made with the first send that may meet another: what goes through `write_now` needs none.
         self._lock: trio.Lock | None = None
         self._senders = 0
@@ -178,6 +183,9 @@ class Tap(trio.abc.Stream):
             # Also after a breach of the protocol, when the scanner looks at nothing any more:
             # reading on lets the peer finish its sends and find our close frame.
             return [], None
+        if scan.controls and self._controls.spend(scan.controls, trio.current_time()):
+            # Each costs trio-websocket a task switch or two: a flood of them is not handed on at all.
+            return scan.texts, scan.violation or _TOO_MANY_CONTROLS
         if scan.odd:
             self._odd += scan.odd
             self._notify()

@@ -52,6 +52,10 @@ class LimitSettings:
     """Unacknowledged events of one connection before the service stops reading from it."""
     slow_consumer: Duration = attrs.field(default=Duration("2s"), validator=checks.duration("0s"))
     """Longest wait for room in a full mailbox before its connection is closed."""
+    control_frames: int = attrs.field(default=20, validator=checks.whole_number(0))
+    """Most pings and pongs a second from one client; at once, those of ten seconds. 0: no limit."""
+    errors: int = attrs.field(default=20, validator=checks.whole_number(0))
+    """Most messages a second of one client that get an `error`; at once, those of ten seconds. 0: no limit."""
     connections_per_user: int = attrs.field(default=8, validator=checks.whole_number(0))
     """Most connections of one user; above it the oldest is closed. 0: no limit."""
     connections_per_address: int = attrs.field(default=0, validator=checks.whole_number(0))

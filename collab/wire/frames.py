@@ -76,13 +76,14 @@ class Scan:
     """What one piece of a client's bytes held.
 
     `texts` are the payloads of whole text frames, in order, checked for UTF-8. `odd` is what goes
-    on to trio-websocket untouched. `violation` is why the connection must end, if it must; the
-    texts of the same scan came before it.
+    on to trio-websocket untouched, `controls` the number of pings and pongs in it. `violation` is
+    why the connection must end, if it must; the texts of the same scan came before it.
     """
 
     texts: list[bytes]
     odd: bytes
     violation: Close | None = None
+    controls: int = 0
 
 
 _NOTHING = Scan([], b"")
@@ -113,6 +114,7 @@ class FrameScanner:
         self._message_bytes = 0
         self._fragments = 0
         self._odd_under_way = 0
+        self._controls = 0
         self._finished = False
         self.peer_closed = False
         """Whether the peer's close frame was seen."""
@@ -162,7 +164,8 @@ class FrameScanner:
             self._buffer.clear()
         else:
             del self._buffer[:position]
-        return Scan(texts, b"".join(odd), violation)
+        controls, self._controls = self._controls, 0
+        return Scan(texts, b"".join(odd), violation, controls)
 
     def _lift(self, data: bytes, texts: list[bytes]) -> int:
         """Lift whole text frames of at most 65,535 bytes off the front: the number of bytes used.
@@ -274,6 +277,8 @@ class FrameScanner:
             _check_close(unmask(bytes(view[start:end]), bytes(view[start - 4 : start])))
             self._finished = True
             self.peer_closed = True
+        else:
+            self._controls += 1
         odd.append(bytes(view[position:end]))
         self._needed = _SMALLEST_HEADER
         return head + size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
-from peers import PONG, event_text, frame, text
+from peers import PING, PONG, event_text, frame, text
 
 from collab.settings import Duration, LimitSettings, Settings, TimeoutSettings
 from collab.testing import open_service
@@ -145,3 +145,19 @@ async def test_a_backend_that_vanished_goes_offline_after_ping_and_timeout(autoj
         start = trio.current_time()
         assert await observer.receive() == {"event": "user_offline", "data": {"user_id": "gone"}}
         assert trio.current_time() - start <= 45 + SLACK_SECONDS
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    ("said", "answer"), [(frame(PING, b"x"), b"\x8a\x01x"), (text("nonsense"), b"unknown_event")]
+)
+async def test_pings_and_errors_within_their_limits_are_answered_for_ever(autojump_clock, said, answer):
+    async with open_service(in_memory=True) as local:
+        ada = await local.connect("ada")
+        await ada.stream.send_all(said * 200)
+        assert (await read_raw(ada, 1)).count(answer) == 200
+        for _ in range(60):
+            await ada.stream.send_all(said * 20)
+            assert (await read_raw(ada, 1)).count(answer) == 20
+        await ada.stream.send_all(said * 50)
+        assert b"\x88" in await read_raw(ada, 1)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
 
 from collab.edge.tap import Tap
+from collab.policy.rate import Meter, Rate
 from collab.testing import MemoryStream
 from collab.wire.close import Close, CloseCode
 from collab.wire.frames import close_frame, text_frame
@@ -110,7 +111,7 @@ async def open_tap(
     """A tap whose handshake is done. Nothing is left running after the block."""
     near, far = trio.testing.memory_stream_pair()
     far_end = MemoryStream(far)
-    tap = Tap(far_end, HEAD, rest, max_message_bytes=LIMIT, write_seconds=write_seconds)
+    tap = Tap(far_end, HEAD, rest, max_message_bytes=LIMIT, write_seconds=write_seconds, controls=Meter(Rate(0, 0)))
     async with trio.open_nursery() as nursery:
         request = await wrap_server_stream(nursery, tap, message_queue_size=0, max_message_size=LIMIT)
         websocket = await request.accept()

@@ -7,6 +7,7 @@ import json
 import os
 import random
 
+import attrs
 import pytest
 import trio
 from baseline import Holdings, settles_at, unharmed
@@ -132,8 +133,42 @@ async def test_a_ping_flood_by_a_peer_that_reads_nothing_is_bounded(open_over_so
 
 
 @pytest.mark.trio
-async def test_a_ping_flood_by_a_peer_that_reads_gets_its_pongs_and_others_are_served(open_over_sockets):
+@pytest.mark.parametrize(
+    ("flood", "reason"),
+    [
+        pytest.param(frame(PING, b"x"), "Too many pings and pongs", id="pings"),
+        pytest.param(frame(PONG), "Too many pings and pongs", id="pongs"),
+        pytest.param(frame(TEXT, b"x"), "Too many messages with errors", id="no-json"),
+        pytest.param(text("nonsense"), "Too many messages with errors", id="errors"),
+    ],
+)
+async def test_a_flood_that_no_client_needs_is_1008_and_others_are_served(open_over_sockets, flood, reason):
     async with open_over_sockets(BRISK, timeout_seconds=10) as local, unharmed(local):
+        ada, bob = await local.connect("ada"), await local.connect("bob")
+        async with trio.open_nursery() as nursery:
+
+            async def send():
+                with contextlib.suppress(trio.BrokenResourceError):
+                    while True:
+                        await ada.stream.send_all(flood * 1000)
+
+            nursery.start_soon(send)
+            for _ in range(20):
+                assert await bob.echoes()
+            with trio.fail_after(2):
+                messages, end = await until_end(ada)
+            nursery.cancel_scope.cancel()
+        assert end == (1008, reason)
+        assert {message["event"] for message in messages} <= {"error"}
+        assert local.online() == {"healthy-cyd", "healthy-dan", "bob"}
+        await ada.stream.aclose()
+        await bob.close()
+
+
+@pytest.mark.trio
+async def test_a_ping_flood_that_is_allowed_gets_its_pongs_and_others_are_served(open_over_sockets):
+    settings = attrs.evolve(BRISK, limits=LimitSettings(control_frames=0))
+    async with open_over_sockets(settings, timeout_seconds=10) as local, unharmed(local):
         ada, bob = await local.connect("ada"), await local.connect("bob")
         async with trio.open_nursery() as nursery:
 

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from collab.policy.rate import Meter, Rate
+
+
+def test_the_burst_may_be_used_at_once_and_then_only_what_time_gives_back() -> None:
+    meter = Meter(Rate(per_second=10, burst=3))
+    assert [meter.spend(1, 100.0) for _ in range(3)] == [0, 0, 0]
+    assert round(meter.spend(1, 100.0), 6) == 0.1
+    assert round(meter.spend(1, 100.04), 6) == 0.06
+    assert meter.spend(1, 100.1) == 0
+    assert meter.spend(1, 100.1) > 0
+
+
+def test_what_was_refused_uses_nothing() -> None:
+    meter = Meter(Rate(per_second=10, burst=3))
+    for _ in range(100):
+        assert round(meter.spend(4, 5.0), 6) == 0.1
+    assert meter.spend(3, 5.0) == 0
+
+
+def test_a_long_silence_saves_no_more_than_the_burst() -> None:
+    meter = Meter(Rate(per_second=10, burst=3))
+    assert meter.spend(1, 0.0) == 0
+    assert meter.spend(3, 1e9) == 0
+    assert meter.spend(1, 1e9) > 0
+
+
+def test_a_rate_of_0_is_no_limit() -> None:
+    meter = Meter(Rate.with_seconds_at_once(0, 10))
+    assert meter.spend(10**9, 1.0) == 0
+
+
+@given(
+    per_second=st.integers(1, 1000),
+    burst=st.integers(1, 1000),
+    steps=st.lists(st.tuples(st.floats(0, 10), st.integers(1, 50)), max_size=100),
+)
+def test_in_any_time_at_most_the_burst_and_the_rate_times_the_time_are_used(
+    per_second: int, burst: int, steps: list[tuple[float, int]]
+) -> None:
+    meter = Meter(Rate(per_second, burst))
+    now = 1000.0
+    spent: list[tuple[float, int]] = []
+    for pause, units in steps:
+        now += pause
+        wait = meter.spend(units, now)
+        if not wait:
+            spent.append((now, units))
+        elif units <= burst:
+            # Told how long to wait, and after that it fits.
+            now += wait
+            assert meter.spend(units, now) == 0
+            spent.append((now, units))
+    for first in range(len(spent)):
+        total = 0
+        for at, units in spent[first:]:
+            total += units
+            assert total <= burst + per_second * (at - spent[first][0]) + 1e-3
