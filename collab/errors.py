@@ -5,15 +5,19 @@ The tree::
     CollabError
     ├── SettingsError          the command exits with 2
     ├── CannotStart            the command exits with 1
+    ├── InvalidToken           a token does not say who its bearer is
     ├── Refused                a request that may not come in: an HTTP status and a JSON body
-    │   └── Draining
+    │   ├── Draining
+    │   ├── Unauthenticated
+    │   └── Forbidden
     └── MessageError           one message could not be handled: an `error` message
         ├── InvalidJson
         ├── InvalidMessage
         ├── UnknownEvent
         ├── InvalidEvent
         ├── FromUserMismatch
-        └── TooManyRecipients
+        ├── TooManyRecipients
+        └── RefreshRefused
 
 Each carries what the far side should be told; docs/protocol.md lists every code.
 """
@@ -74,6 +78,24 @@ class Draining(Refused):
         )
 
 
+class InvalidToken(CollabError):
+    """A token that is not taken. The text says why, in words of ours alone: nothing of the token is in it."""
+
+
+class Unauthenticated(Refused):
+    """No token, or one that is not taken (RFC 6750 section 3)."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(401, "unauthenticated", reason, headers=(("www-authenticate", "Bearer"),))
+
+
+class Forbidden(Refused):
+    """The token is sound, and does not allow this."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(403, "forbidden", reason)
+
+
 class MessageError(CollabError):
     """One message could not be handled; its sender gets `error` and the connection stays open.
 
@@ -130,3 +152,10 @@ class TooManyRecipients(MessageError):
 
     code = "too_many_recipients"
     message = "Too many recipients"
+
+
+class RefreshRefused(MessageError):
+    """The token of a `refresh` is not taken. The old one goes on until its own end."""
+
+    code = "unauthenticated"
+    message = "The token was not accepted"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collab.settings.groups import (
+    AuthMode,
+    AuthSettings,
     HttpSettings,
     LimitSettings,
     LogFormat,
@@ -18,6 +20,8 @@ from collab.settings.options import Option, options_of
 from collab.settings.units import Duration, Size
 
 __all__ = [
+    "AuthMode",
+    "AuthSettings",
     "Duration",
     "HttpSettings",
     "LimitSettings",

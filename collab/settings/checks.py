@@ -72,6 +72,22 @@ def service_url() -> Check:
     )
 
 
+def fetched_url() -> Check:
+    """Allow None, and absolute http or https URLs."""
+    return Check(
+        "an http or https URL without a fragment",
+        lambda value: value is None or (isinstance(value, str) and _is_fetched_url(value)),
+    )
+
+
+def secret(least_bytes: int) -> Check:
+    """Allow no secret, and secrets of so many bytes of UTF-8 or more."""
+    return Check(
+        f"{least_bytes} bytes or more, or nothing",
+        lambda value: isinstance(value, str) and (not value or len(value.encode()) >= least_bytes),
+    )
+
+
 def origins() -> Check:
     """Allow tuples of `*` and of origins as browsers send them."""
     return Check(
@@ -100,6 +116,16 @@ def _is_service_url(text: str) -> bool:
         and bool(url.hostname)
         and not (url.query or url.fragment or "@" in url.netloc or text.endswith(("?", "#")))
     )
+
+
+def _is_fetched_url(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        _ = url.port
+    except ValueError:
+        return False
+    is_plain = text.isascii() and text.isprintable() and " " not in text
+    return is_plain and url.scheme in ("http", "https") and bool(url.hostname) and not url.fragment
 
 
 def _is_origin(text: object) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final, Literal
 
 import attrs
+from typed_settings.types import SecretStr
 
 from collab.settings import checks
 from collab.settings.units import Duration, Size
@@ -18,6 +19,7 @@ FLAG: Final = "flag"
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
+AuthMode = Literal["none", "jwt"]
 
 
 @attrs.frozen(kw_only=True)
@@ -115,6 +117,26 @@ class OriginSettings:
 
 
 @attrs.frozen(kw_only=True)
+class AuthSettings:
+    """Who a client is: anybody it says (`none`), or the user that its token names (`jwt`)."""
+
+    mode: AuthMode = "none"
+    """Whether a token is needed. With `jwt`, set one of `secret`, `public_key_file` and `jwks_url`."""
+    secret: SecretStr = attrs.field(factory=SecretStr, validator=checks.secret(32))
+    """Secret of tokens signed with HS256."""
+    public_key_file: str | None = None
+    """PEM file with the public key of tokens signed with RS256, ES256 or EdDSA."""
+    jwks_url: str | None = attrs.field(default=None, validator=checks.fetched_url())
+    """URL of a JWK Set with the public keys of such tokens."""
+    issuer: str | None = None
+    """What a token's `iss` must be. None: anything."""
+    audience: str | None = None
+    """What a token's `aud` must name. None: anything."""
+    leeway: Duration = attrs.field(default=Duration("10s"), validator=checks.duration("0s", "5m"))
+    """How much the clocks of those who sign tokens may differ from ours."""
+
+
+@attrs.frozen(kw_only=True)
 class Settings:
     """Everything that can be set. `Settings()` holds the defaults."""
 
@@ -124,3 +146,4 @@ class Settings:
     log: LogSettings = LogSettings()
     http: HttpSettings = HttpSettings()
     origins: OriginSettings = OriginSettings()
+    auth: AuthSettings = AuthSettings()

@@ -1,0 +1,214 @@
+"""Owns the keys that tokens are verified with: one from the settings, or those of a JWK Set by URL."""
+
+from __future__ import annotations
+
+import json
+import math
+import urllib.request
+from collections.abc import Callable
+from http.client import HTTPException
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import jwt
+import trio
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+from collab.errors import InvalidToken, SettingsError
+from collab.observe.log import get_logger
+
+if TYPE_CHECKING:
+    from urllib.error import HTTPError
+
+ASYMMETRIC: Final = frozenset({"RS256", "ES256", "EdDSA"})
+_LEAST_RSA_BITS = 2048
+
+_FETCH_SECONDS: Final = 5.0
+_REFRESH_SECONDS: Final = 300.0
+_LEAST_SECONDS_BETWEEN_FETCHES: Final = 10.0
+_MOST_BYTES: Final = 1024 * 1024
+_MOST_KEYS: Final = 100
+
+_log = get_logger()
+
+
+class Key(Protocol):
+    """What a signature is checked with, and the one algorithm that it is for."""
+
+    @property
+    def algorithm(self) -> str:
+        """`alg` of RFC 7518 section 3.1."""
+        ...
+
+    @property
+    def key(self) -> Any:
+        """What PyJWT takes."""
+        ...
+
+
+class Keys(Protocol):
+    """Where the key of a token comes from."""
+
+    async def run(self) -> None:
+        """What must go on in the background, if anything."""
+        ...
+
+    async def find(self, key_id: str | None) -> Key:
+        """The key with this id (`kid` of the token's header).
+
+        Raises:
+            InvalidToken: there is no such key.
+            KeysUnavailable: nobody knows at present.
+        """
+        ...
+
+
+class KeysUnavailable(Exception):
+    """The keys could not be fetched yet."""
+
+
+class OneKey:
+    """The key of the settings: tokens need not name it."""
+
+    def __init__(self, key: Any, algorithm: str) -> None:
+        self.key = key
+        self.algorithm = algorithm
+
+    @classmethod
+    def from_secret(cls, secret: str) -> OneKey:
+        """A shared secret, for HS256 alone."""
+        return cls(secret.encode(), "HS256")
+
+    @classmethod
+    def from_pem(cls, path: str) -> OneKey:
+        """A public key in a PEM file; the algorithm follows from its kind.
+
+        Raises:
+            SettingsError: the file cannot be read, or holds no public key of a kind that is taken.
+        """
+        try:
+            key = load_pem_public_key(Path(path).read_bytes())
+        except OSError as error:
+            raise SettingsError(f"auth.public_key_file: cannot read {path}: {error.strerror}") from None
+        except (ValueError, UnsupportedAlgorithm):
+            raise SettingsError(f"auth.public_key_file: {path} holds no public key in PEM") from None
+        if isinstance(key, rsa.RSAPublicKey) and key.key_size >= _LEAST_RSA_BITS:
+            return cls(key, "RS256")
+        if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
+            return cls(key, "ES256")
+        if isinstance(key, ed25519.Ed25519PublicKey):
+            return cls(key, "EdDSA")
+        raise SettingsError(
+            f"auth.public_key_file: expected an RSA key of {_LEAST_RSA_BITS} bits or more, "
+            "one on the curve P-256, or an Ed25519 key"
+        )
+
+    async def run(self) -> None:
+        """Nothing: the key is there."""
+
+    async def find(self, key_id: str | None) -> Key:
+        """The one key, whatever the token calls it."""
+        return self
+
+
+class JwkSet:
+    """The public keys at a URL (RFC 7517). `run` alone fetches them, so there is one fetch at a time.
+
+    They are fetched at the start, every five minutes, and when a token names a key that is not known, at
+    most once in ten seconds: who makes up key ids cannot make us fetch more. While the URL does not
+    answer, the last keys that it gave go on.
+    """
+
+    def __init__(self, url: str, fetch: Callable[[str], bytes] | None = None) -> None:
+        self._url = url
+        self._fetch = fetch or _fetch
+        self._keys: dict[str | None, Key] | None = None
+        self._wanted = trio.Event()
+        self._fetched = trio.Event()
+        self._next_fetch = -math.inf
+
+    async def run(self) -> None:
+        """Fetch until cancelled. Raises nothing that the URL can cause."""
+        while True:
+            await self._fetch_once()
+            self._next_fetch = trio.current_time() + _LEAST_SECONDS_BETWEEN_FETCHES
+            self._wanted = trio.Event()
+            fetched, self._fetched = self._fetched, trio.Event()
+            fetched.set()
+            await trio.sleep(_LEAST_SECONDS_BETWEEN_FETCHES)
+            with trio.move_on_after(_REFRESH_SECONDS - _LEAST_SECONDS_BETWEEN_FETCHES):
+                await self._wanted.wait()
+
+    async def find(self, key_id: str | None) -> Key:
+        """See `Keys`. A token that names no key is taken for the only one, where there is one."""
+        if self._keys is None or (key_id not in self._keys and trio.current_time() >= self._next_fetch):
+            fetched = self._fetched
+            self._wanted.set()
+            with trio.move_on_after(_FETCH_SECONDS + 1):
+                await fetched.wait()
+        if self._keys is None:
+            raise KeysUnavailable
+        try:
+            return self._keys[key_id]
+        except KeyError:
+            raise InvalidToken("the token is signed with a key that is not known") from None
+
+    async def _fetch_once(self) -> None:
+        try:
+            with trio.fail_after(_FETCH_SECONDS):
+                # Off the loop: names are looked up and bytes awaited in a thread.
+                body = await trio.to_thread.run_sync(self._fetch, self._url, abandon_on_cancel=True)
+            self._keys = _keys_of(body)
+        except trio.TooSlowError:
+            _log.warning("Keys not fetched", url=self._url, reason="no answer in time")
+        except (OSError, HTTPException, ValueError, jwt.PyJWTError, RecursionError) as error:
+            _log.warning("Keys not fetched", url=self._url, reason=f"{type(error).__name__}: {error}")
+
+
+def _keys_of(body: bytes) -> dict[str | None, Key]:
+    """The keys of a JWK Set by id; those for other purposes or of other kinds are passed over.
+
+    Raises:
+        ValueError: it is none, or holds no key that is taken.
+    """
+    found: dict[str | None, Key] = {}
+    data = json.loads(body)
+    listed = data.get("keys") if isinstance(data, dict) else None
+    if not isinstance(listed, list) or len(listed) > _MOST_KEYS:
+        raise ValueError("not a JWK Set")
+    for entry in listed:
+        key_id = entry.get("kid") if isinstance(entry, dict) else None
+        # A symmetric key that is published is no secret.
+        if not isinstance(entry, dict) or entry.get("kty") == "oct" or entry.get("use", "sig") != "sig":
+            continue
+        try:
+            jwk = jwt.PyJWK(entry)
+        except (jwt.PyJWTError, ValueError, TypeError, KeyError):
+            continue
+        if jwk.algorithm_name in ASYMMETRIC and (key_id is None or isinstance(key_id, str)):
+            found[key_id] = OneKey(jwk.key, jwk.algorithm_name)
+    if not found:
+        raise ValueError("the JWK Set holds no key that is taken")
+    if len(found) == 1:
+        found[None] = next(iter(found.values()))
+    return found
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """The URL of the settings is the one that is asked."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+_opener = urllib.request.build_opener(_NoRedirect)
+
+
+def _fetch(url: str) -> bytes:
+    with _opener.open(url, timeout=_FETCH_SECONDS) as response:
+        body: bytes = response.read(_MOST_BYTES + 1)
+    if len(body) > _MOST_BYTES:
+        raise ValueError("the JWK Set is too large")
+    return body
