@@ -388,6 +388,15 @@ LIMITS = {
     "limits.in_flight": [
         "tests/edge/test_life.py::test_a_sender_whose_events_wait_is_read_from_no_more_than_its_window",
     ],
+    "limits.control_frames": [
+        "tests/edge/test_keepalive.py::test_pings_and_errors_within_their_limits_are_answered_for_ever",
+        "tests/faults/test_websocket.py::test_a_flood_that_no_client_needs_is_1008_and_others_are_served",
+        "tests/faults/test_websocket.py::test_a_ping_flood_that_is_allowed_gets_its_pongs_and_others_are_served",
+    ],
+    "limits.errors": [
+        "tests/edge/test_keepalive.py::test_pings_and_errors_within_their_limits_are_answered_for_ever",
+        "tests/faults/test_websocket.py::test_a_flood_that_no_client_needs_is_1008_and_others_are_served",
+    ],
     "limits.connections_per_user": [
         "tests/edge/test_acceptor.py::test_by_default_one_user_holds_eight_connections",
         "tests/edge/test_acceptor.py::test_over_the_limit_of_one_user_the_oldest_connection_is_closed_with_4002",

@@ -57,7 +57,7 @@ class LimitSettings:
     control_frames: int = attrs.field(default=20, validator=checks.whole_number(0))
     """Most pings and pongs a second from one client; at once, those of ten seconds. 0: no limit."""
     errors: int = attrs.field(default=20, validator=checks.whole_number(0))
-    """Most messages a second of one client that get an `error`; at once, those of ten seconds. 0: no limit."""
+    """Most messages a second with an `error` for one client; at once, those of ten seconds. 0: no limit."""
     connections_per_user: int = attrs.field(default=8, validator=checks.whole_number(0))
     """Most connections of one user; above it the oldest is closed. 0: no limit."""
     connections_per_address: int = attrs.field(default=0, validator=checks.whole_number(0))

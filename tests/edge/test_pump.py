@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 ROUND_BYTES = 65536
 LARGEST_CONTROL_FRAME = 6 + 125
+PINGS_WITHOUT_LIMIT = Settings(limits=LimitSettings(control_frames=0))
 
 
 def pump_of(local: LocalService) -> Pump:
@@ -421,7 +422,7 @@ async def test_idle_connections_are_not_read(reads):
 
 @pytest.mark.trio
 async def test_a_connection_with_something_for_trio_websocket_leaves_the_epoll(monkeypatch):
-    async with open_service() as local:
+    async with open_service(PINGS_WITHOUT_LIMIT) as local:
         ada, bob = await local.connect("ada"), await local.connect("bob")
         await expect(local, {"ada", "bob"})
         pumped = next(p for p in pump_of(local)._by_descriptor.values() if p.connection.user_id == "ada")
@@ -464,7 +465,7 @@ async def test_a_connection_with_something_for_trio_websocket_leaves_the_epoll(m
 
 @pytest.mark.trio
 async def test_a_ping_flood_by_one_who_reads_nothing_cannot_grow_the_tap():
-    async with open_service() as local:
+    async with open_service(PINGS_WITHOUT_LIMIT) as local:
         ada, bob = await local.connect("ada"), await local.connect("bob")
         await expect(local, {"ada", "bob"})
         pumped = next(p for p in pump_of(local)._by_descriptor.values() if p.connection.user_id == "ada")

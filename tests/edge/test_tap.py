@@ -111,7 +111,8 @@ async def open_tap(
     """A tap whose handshake is done. Nothing is left running after the block."""
     near, far = trio.testing.memory_stream_pair()
     far_end = MemoryStream(far)
-    tap = Tap(far_end, HEAD, rest, max_message_bytes=LIMIT, write_seconds=write_seconds, controls=Meter(Rate(0, 0)))
+    unmetered = Meter(Rate(per_second=0, burst=0))
+    tap = Tap(far_end, HEAD, rest, max_message_bytes=LIMIT, write_seconds=write_seconds, controls=unmetered)
     async with trio.open_nursery() as nursery:
         request = await wrap_server_stream(nursery, tap, message_queue_size=0, max_message_size=LIMIT)
         websocket = await request.accept()
