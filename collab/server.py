@@ -22,6 +22,7 @@ from collab.edge.listen import Address, local_addresses, open_listeners
 from collab.edge.pump import Pump
 from collab.observe.events import EventLog
 from collab.observe.log import get_logger
+from collab.policy.auth import Authenticator
 from collab.web.app import create_app
 from collab.web.serving import http_server
 from collab.wire.messages import ServiceShutdown
@@ -65,7 +66,16 @@ class Service:
             connections_per_user=settings.limits.connections_per_user,
         )
         self._pump = Pump(self._router, self._outbox) if pumped and hasattr(select, "epoll") else None
-        self._acceptor = Acceptor(settings, membership, self._router, self._outbox, self.status, self._pump)
+        self._authenticator = Authenticator(settings.auth)
+        self._acceptor = Acceptor(
+            settings,
+            membership,
+            self._router,
+            self._outbox,
+            self.status,
+            self._pump,
+            self._authenticator,
+        )
         self._door: Door | None = None
         self._streams: set[trio.CancelScope] = set()
         self._drain_asked = trio.Event()
@@ -111,7 +121,7 @@ class Service:
         task_status: trio.TaskStatus[Service] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Run until drained or cancelled. Owns the listeners."""
-        app = create_app(self.settings, self.registry, self.status, self.ws_url)
+        app = create_app(self.settings, self.registry, self.status, self.ws_url, self._authenticator)
         sweeper = Sweeper(self.settings, self._acceptor, self._router)
         try:
             async with http_server(app) as serve_http, trio.open_nursery() as nursery:
@@ -123,6 +133,7 @@ class Service:
                     if self._pump is not None:
                         await nursery.start(self._pump.run)
                     nursery.start_soon(self._tick_event_log)
+                    nursery.start_soon(self._authenticator.run)
                     if listeners:
                         nursery.start_soon(trio.serve_listeners, self._door.serve, list(listeners))
                     task_status.started(self)

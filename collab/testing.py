@@ -276,12 +276,15 @@ class LocalService:
         display_name: str = "",
         presence: str = "none",
         path: str = "/",
+        token: str = "",
         headers: Mapping[str, str] | None = None,
     ) -> FakeBackend:
         """A connected backend that has read `connected`. Raises what `FakeBackend.open` raises."""
         query = {"user_id": user_id, "backend_url": backend_url, "presence": presence}
         if display_name:
             query["display_name"] = display_name
+        if token:
+            query["token"] = token
         backend = await self.open(f"{path}?{urlencode(query)}", headers)
         await backend.receive("connected")
         return backend

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
 from collab._version import __version__
 from collab.cli.bench import bench
+from collab.cli.flags import config_flag
 from collab.cli.pages import configuration_page, settings_as_toml, settings_overview
+from collab.cli.token import token
 from collab.errors import CollabError, SettingsError
 from collab.settings import Settings, load_settings, options_of, read_settings
 from collab.settings.loading import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -62,16 +64,6 @@ def _setting_flags(command: F) -> F:
     return command
 
 
-def _config_flag(command: F) -> F:
-    return click.option(
-        "--config",
-        "config_file",
-        type=click.Path(path_type=Path),
-        metavar="FILE.toml",
-        help="Read settings from this file.",
-    )(command)
-
-
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="trio-collab", message="%(prog)s %(version)s")
 def program() -> None:
@@ -80,7 +72,7 @@ def program() -> None:
 
 @program.command(cls=ServeCommand)
 @_setting_flags
-@_config_flag
+@config_flag
 @click.option("--reload", is_flag=True, help="Restart when the code or the config file changes.")
 @click.option("--until-eof", is_flag=True, hidden=True, help="Drain when standard input ends.")
 def serve(config_file: Path | None, reload: bool, until_eof: bool, **flags: str | None) -> int:
@@ -103,6 +95,7 @@ def serve(config_file: Path | None, reload: bool, until_eof: bool, **flags: str 
 
 
 program.add_command(bench)
+program.add_command(token)
 
 
 @program.group()
@@ -111,17 +104,21 @@ def config() -> None:
 
 
 @config.command()
-@_config_flag
+@config_flag
 def show(config_file: Path | None) -> None:
     """Print the effective settings as TOML, with the source of each; secrets are masked."""
     click.echo(settings_as_toml(read_settings(Settings, config_file, os.environ, {})), nl=False)
 
 
 @config.command()
-@_config_flag
+@config_flag
 def check(config_file: Path | None) -> None:
     """Check the settings: print `ok`, or the first mistake."""
-    load_settings(config_file, os.environ, {})
+    settings = load_settings(config_file, os.environ, {})
+
+    from collab.policy.auth import Authenticator
+
+    Authenticator(settings.auth)
     click.echo("ok")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -81,6 +82,8 @@ class Connection:
     on_end: Callable[[Close], None] = _ignore
     """Begins the end of the connection; synchronous, called at most once."""
 
+    expires_at: float = math.inf
+    """When, on Trio's clock, the token that it came with ends."""
     in_flight: int = 0
     """Events handed to the router and not yet acknowledged."""
     unacknowledged: deque[Unacknowledged] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import itertools
+import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -16,13 +17,13 @@ from collab.core.connection import Connection
 from collab.core.mailbox import Mailbox
 from collab.edge.life import Life
 from collab.edge.tap import Tap
-from collab.errors import Draining, Refused
+from collab.errors import Draining, InvalidToken, Refused, Unauthenticated
 from collab.policy.limits import Admission
 from collab.policy.origins import OriginPolicy
 from collab.policy.rate import Meter, Rate
 from collab.policy.validation import EventRules
 from collab.wire.close import Close, CloseCode
-from collab.wire.identity import Identity, identity_from_query
+from collab.wire.identity import Identity, identity_from_query, the_token
 from collab.wire.plain import PLAIN
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collab.core.status import Status
     from collab.edge.peer import Ends
     from collab.edge.pump import Pump
+    from collab.policy.auth import Authenticator, Claims
     from collab.settings import Settings
     from collab.wire.head import Head
 
@@ -51,6 +53,8 @@ class Arrival:
 
     identity: Identity
     address: str
+    expires_at: float
+    """When, on Trio's clock, its token ends."""
     tap: Tap
 
 
@@ -65,8 +69,10 @@ class Acceptor:
         outbox: Outbox,
         status: Status,
         pump: Pump | None,
+        authenticator: Authenticator,
     ) -> None:
         self._settings = settings
+        self._authenticator = authenticator
         self._membership = membership
         self._router = router
         self._outbox = outbox
@@ -81,8 +87,10 @@ class Acceptor:
         self._lives: set[Life] = set()
         self._gone_by: float | None = None
 
-    def check(self, stream: trio.abc.Stream, head: Head, rest: bytes, ends: Ends) -> Arrival:
+    async def check(self, stream: trio.abc.Stream, head: Head, rest: bytes, ends: Ends) -> Arrival:
         """Whether an upgrade request may come in; `rest` is what came after its head.
+
+        Waits only where the keys for its token must be fetched first, and not for long.
 
         Raises:
             Refused: it may not; nothing was sent.
@@ -91,9 +99,15 @@ class Acceptor:
         if self._status.draining:
             raise Draining(self._settings.server.reconnect_spread)
         self._origins.check(head.get_all("origin"))
+        claims = await self._claims(head)
         return Arrival(
-            identity_from_query(head.query, path_user_id=_user_id_in(head.path)),
+            identity_from_query(
+                head.query,
+                path_user_id=_user_id_in(head.path),
+                token_user_id="" if claims is None else claims.user_id,
+            ),
             ends.address,
+            math.inf if claims is None else trio.current_time() + claims.seconds_left,
             Tap(
                 stream,
                 head.only(_HANDSHAKE_HEADERS).to_bytes(),
@@ -103,6 +117,16 @@ class Acceptor:
                 controls=Meter(self._controls),
             ),
         )
+
+    async def _claims(self, head: Head) -> Claims | None:
+        """What the token of a request says; None where none is needed."""
+        if not self._authenticator.is_on:
+            return None
+        token = the_token(head.get_all("authorization"), head.query)
+        try:
+            return await self._authenticator.authenticate(token)
+        except InvalidToken as error:
+            raise Unauthenticated(str(error)) from None
 
     async def serve(self, arrival: Arrival) -> None:
         """The connection that comes of an upgrade, to its end. The caller closes the stream.
@@ -164,6 +188,7 @@ class Acceptor:
             connected_at=datetime.now(UTC),
             mailbox=Mailbox.from_limits(self._outbox, settings.limits),
             max_in_flight=settings.limits.in_flight,
+            expires_at=arrival.expires_at,
         )
         return Life(
             connection,
@@ -174,6 +199,7 @@ class Acceptor:
             outbox=self._outbox,
             pump=self._pump,
             rules=self._rules,
+            authenticator=self._authenticator,
             errors=Meter(self._errors),
             timeouts=settings.timeouts,
         )

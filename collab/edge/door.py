@@ -129,7 +129,7 @@ class Door:
         head, rest = read
         try:
             if "websocket" in head.tokens("upgrade"):
-                return self._acceptor.check(stream, head, rest, ends)
+                return await self._acceptor.check(stream, head, rest, ends)
             with self._arrival_deadline():
                 body = await read_body(stream, head, rest, max_bytes=self._max_body_bytes)
         except Refused as refusal:

@@ -11,11 +11,11 @@ from trio_websocket import ConnectionClosed, WebSocketConnection
 from collab.core.router import Batch, Router
 from collab.edge.goodbye import Goodbye
 from collab.edge.pump import Pumped
-from collab.errors import MessageError
+from collab.errors import InvalidToken, MessageError, RefreshRefused, Refused, UnknownEvent
 from collab.observe.log import get_logger
 from collab.wire.close import Close, CloseCode
 from collab.wire.frames import PING_FRAME
-from collab.wire.messages import Pong, RouteRequest
+from collab.wire.messages import Pong, Refreshed, RefreshRequest, RouteRequest
 
 if TYPE_CHECKING:
     from collab.core.connection import Connection
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collab.core.outbox import Outbox
     from collab.edge.pump import Pump
     from collab.edge.tap import Tap
+    from collab.policy.auth import Authenticator
     from collab.policy.rate import Meter
     from collab.policy.validation import EventRules
     from collab.settings import TimeoutSettings
@@ -32,6 +33,7 @@ _BINARY = Close(CloseCode.BINARY_MESSAGE, "Messages are text frames")
 _INTERNAL = Close(CloseCode.INTERNAL_ERROR, "Internal error")
 _TOOK_NOTHING = Close(CloseCode.SLOW_CONSUMER, "Slow consumer: nothing was read for the write timeout")
 _TOO_MANY_ERRORS = Close(CloseCode.POLICY, "Too many messages with errors")
+_TOKEN_EXPIRED = Close(CloseCode.TOKEN_EXPIRED, "The token has expired")
 _NO_PONG = Close(CloseCode.NO_PONG, "No answer to the keepalive ping")
 
 
@@ -44,8 +46,10 @@ class Life:
     """
 
     __slots__ = (
+        "_authenticator",
         "_errors",
         "_goodbye",
+        "_is_refreshing",
         "_live",
         "_membership",
         "_nursery",
@@ -72,6 +76,7 @@ class Life:
         outbox: Outbox,
         pump: Pump | None,
         rules: EventRules,
+        authenticator: Authenticator,
         errors: Meter,
         timeouts: TimeoutSettings,
     ) -> None:
@@ -83,6 +88,8 @@ class Life:
         self._outbox = outbox
         self._pump = pump
         self._rules = rules
+        self._authenticator = authenticator
+        self._is_refreshing = False
         self._errors = errors
         self._timeouts = timeouts
         self._live = trio.CancelScope()
@@ -144,11 +151,14 @@ class Life:
         self._goodbye.be_gone_by(deadline)
 
     def check_alive(self, now: float) -> None:
-        """Ping a peer that has been silent, end the connection of one that did not answer.
+        """End the connection where its token has expired, ping a peer that has been silent, end one that
+        did not answer.
 
         Judged by the last byte received. The clock stands still while we do not read.
         """
         tap = self._tap
+        if now >= self.connection.expires_at:
+            self.connection.end(_TOKEN_EXPIRED)
         if not tap.reading or self.connection.close is not None:
             self._pinged_at = None
             return
@@ -223,18 +233,53 @@ class Life:
                     if isinstance(message, RouteRequest):
                         self._rules.check(message, connection.user_id)
                         requests.append(message)
+                    elif isinstance(message, RefreshRequest):
+                        self._begin_refresh(message)
                     else:
                         connection.send(Pong(timestamp=_milliseconds_since_epoch()), message.reply_id)
                 except MessageError as error:
-                    connection.mailbox.put_or_wait(connection.dialect.error_frame(error))
-                    if self._errors.spend(1, trio.current_time()):
-                        connection.end(_TOO_MANY_ERRORS)
+                    self._answer_error(error)
+                    if connection.close is not None:
                         break
         except Exception:
             # The boundary of this connection: a fault of ours in handling one peer ends that peer only.
             _log.exception("Connection failed", user_id=connection.user_id)
             connection.end(_INTERNAL)
         return requests
+
+    def _answer_error(self, error: MessageError) -> None:
+        connection = self.connection
+        connection.mailbox.put_or_wait(connection.dialect.error_frame(error))
+        if self._errors.spend(1, trio.current_time()):
+            connection.end(_TOO_MANY_ERRORS)
+
+    def _begin_refresh(self, request: RefreshRequest) -> None:
+        """Verify a new token beside everything else: its key may have to be fetched."""
+        if not self._authenticator.is_on:
+            raise UnknownEvent(
+                "event: refresh is for services with authentication", reply_id=request.reply_id
+            )
+        if self._is_refreshing:
+            raise RefreshRefused(
+                "data.token: an earlier refresh is still under way", reply_id=request.reply_id
+            )
+        if self._nursery is not None:
+            self._is_refreshing = True
+            self._nursery.start_soon(self._refresh, request)
+
+    async def _refresh(self, request: RefreshRequest) -> None:
+        connection = self.connection
+        try:
+            claims = await self._authenticator.authenticate(request.token)
+            if claims.user_id != connection.user_id:
+                raise InvalidToken("the token is another user's")
+        except (InvalidToken, Refused) as error:
+            self._answer_error(RefreshRefused(f"data.token: {error}", reply_id=request.reply_id))
+        else:
+            connection.expires_at = trio.current_time() + claims.seconds_left
+            connection.send(Refreshed(expires_at=claims.expires_at_text), request.reply_id)
+        finally:
+            self._is_refreshing = False
 
     def _start_writer(self) -> None:
         if self._written is None and self._nursery is not None:

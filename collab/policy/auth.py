@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import jwt
 
 from collab.errors import InvalidToken, Refused, SettingsError
-from collab.policy.keys import JwkSet, Keys, KeysUnavailable, OneKey
+from collab.policy.keys import FixedKey, JwkSet, Keys, KeysUnavailable
 
 if TYPE_CHECKING:
     from collab.settings import AuthSettings
 
 _MOST_CHARACTERS: Final = 8192
+_LATEST: Final = 253402300799
+"""The last second of the year 9999."""
 _RETRY_AFTER_SECONDS: Final = 5
 _WHY: Final[tuple[tuple[type[jwt.PyJWTError], str], ...]] = (
     (jwt.ExpiredSignatureError, "the token has expired"),
@@ -35,6 +38,12 @@ class Claims:
     """Until it expires, the leeway included."""
     expires_at: float
     """Seconds since the epoch, without the leeway."""
+
+    @property
+    def expires_at_text(self) -> str:
+        """`expires_at` as UTC ISO 8601 with `Z`."""
+        return datetime.fromtimestamp(self.expires_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
     peers: frozenset[str] | None = None
     """The users to whom its bearer may send; None where the token does not say."""
     scopes: frozenset[str] = frozenset()
@@ -80,7 +89,7 @@ class Authenticator:
         try:
             payload = jwt.decode(
                 token,
-                key.key,
+                key.material,
                 # The algorithm is that of the key, whatever the token says.
                 algorithms=[key.algorithm],
                 issuer=settings.issuer,
@@ -104,9 +113,9 @@ def _keys(settings: AuthSettings) -> Keys:
             + (f", not {' and '.join(given)}" if given else "")
         )
     if settings.secret:
-        return OneKey.from_secret(settings.secret)
+        return FixedKey.from_secret(settings.secret)
     if settings.public_key_file:
-        return OneKey.from_pem(settings.public_key_file)
+        return FixedKey.from_pem(settings.public_key_file)
     assert settings.jwks_url is not None
     return JwkSet(settings.jwks_url)
 
@@ -134,8 +143,8 @@ def _claims(payload: dict[str, Any], leeway_seconds: float) -> Claims:
     return Claims(
         user_id=user_id,
         # From here on the monotonic clock counts: one that is set back or forward ends nobody's token.
-        seconds_left=min(expires_at, 1e12) + leeway_seconds - time.time(),
-        expires_at=min(expires_at, 1e12),
+        seconds_left=min(expires_at, _LATEST) + leeway_seconds - time.time(),
+        expires_at=min(expires_at, _LATEST),
         peers=_names(payload["peers"]) if "peers" in payload else None,
         scopes=_names(str(payload.get("scope", "")).split()),
     )
@@ -143,4 +152,5 @@ def _claims(payload: dict[str, Any], leeway_seconds: float) -> Claims:
 
 def _names(value: object) -> frozenset[str]:
     """The strings of a list; a claim of another shape allows nobody."""
-    return frozenset(name for name in value if isinstance(name, str)) if isinstance(value, list) else frozenset()
+    names = value if isinstance(value, list) else []
+    return frozenset(name for name in names if isinstance(name, str))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 import urllib.request
-from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
+import attrs
 import jwt
 import trio
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -20,8 +20,9 @@ from collab.errors import InvalidToken, SettingsError
 from collab.observe.log import get_logger
 
 if TYPE_CHECKING:
-    from urllib.error import HTTPError
+    from collections.abc import Callable
 
+KeyMaterial = bytes | rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 ASYMMETRIC: Final = frozenset({"RS256", "ES256", "EdDSA"})
 _LEAST_RSA_BITS = 2048
 
@@ -34,18 +35,12 @@ _MOST_KEYS: Final = 100
 _log = get_logger()
 
 
-class Key(Protocol):
-    """What a signature is checked with, and the one algorithm that it is for."""
+@attrs.frozen
+class Key:
+    """What a signature is checked with, and the one algorithm that it is for (RFC 7518 section 3.1)."""
 
-    @property
-    def algorithm(self) -> str:
-        """`alg` of RFC 7518 section 3.1."""
-        ...
-
-    @property
-    def key(self) -> Any:
-        """What PyJWT takes."""
-        ...
+    material: KeyMaterial
+    algorithm: str
 
 
 class Keys(Protocol):
@@ -69,20 +64,19 @@ class KeysUnavailable(Exception):
     """The keys could not be fetched yet."""
 
 
-class OneKey:
+@attrs.frozen
+class FixedKey:
     """The key of the settings: tokens need not name it."""
 
-    def __init__(self, key: Any, algorithm: str) -> None:
-        self.key = key
-        self.algorithm = algorithm
+    _key: Key
 
     @classmethod
-    def from_secret(cls, secret: str) -> OneKey:
+    def from_secret(cls, secret: str) -> FixedKey:
         """A shared secret, for HS256 alone."""
-        return cls(secret.encode(), "HS256")
+        return cls(Key(secret.encode(), "HS256"))
 
     @classmethod
-    def from_pem(cls, path: str) -> OneKey:
+    def from_pem(cls, path: str) -> FixedKey:
         """A public key in a PEM file; the algorithm follows from its kind.
 
         Raises:
@@ -95,11 +89,11 @@ class OneKey:
         except (ValueError, UnsupportedAlgorithm):
             raise SettingsError(f"auth.public_key_file: {path} holds no public key in PEM") from None
         if isinstance(key, rsa.RSAPublicKey) and key.key_size >= _LEAST_RSA_BITS:
-            return cls(key, "RS256")
+            return cls(Key(key, "RS256"))
         if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
-            return cls(key, "ES256")
+            return cls(Key(key, "ES256"))
         if isinstance(key, ed25519.Ed25519PublicKey):
-            return cls(key, "EdDSA")
+            return cls(Key(key, "EdDSA"))
         raise SettingsError(
             f"auth.public_key_file: expected an RSA key of {_LEAST_RSA_BITS} bits or more, "
             "one on the curve P-256, or an Ed25519 key"
@@ -110,7 +104,7 @@ class OneKey:
 
     async def find(self, key_id: str | None) -> Key:
         """The one key, whatever the token calls it."""
-        return self
+        return self._key
 
 
 class JwkSet:
@@ -188,7 +182,7 @@ def _keys_of(body: bytes) -> dict[str | None, Key]:
         except (jwt.PyJWTError, ValueError, TypeError, KeyError):
             continue
         if jwk.algorithm_name in ASYMMETRIC and (key_id is None or isinstance(key_id, str)):
-            found[key_id] = OneKey(jwk.key, jwk.algorithm_name)
+            found[key_id] = Key(jwk.key, jwk.algorithm_name)
     if not found:
         raise ValueError("the JWK Set holds no key that is taken")
     if len(found) == 1:
@@ -199,7 +193,7 @@ def _keys_of(body: bytes) -> dict[str | None, Key]:
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """The URL of the settings is the one that is asked."""
 
-    def redirect_request(self, *_: Any) -> None:
+    def redirect_request(self, *_: object) -> None:
         return None
 
 

@@ -20,16 +20,18 @@ class Check:
     """An attrs validator that also serves the loader, the help and the docs.
 
     `expected` completes the sentence "expected …"; `allows` never raises. Called by attrs it
-    raises SettingsError naming the class and the field.
+    raises SettingsError naming the class and the field, and the value unless it is a secret.
     """
 
     expected: str
     allows: Callable[[object], bool]
+    is_secret: bool = False
 
     def __call__(self, instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
         if not self.allows(value):
             name = f"{type(instance).__name__}.{attribute.name}"
-            raise SettingsError(f"{name}: expected {self.expected}, got {value!r}")
+            got = "" if self.is_secret else f", got {value!r}"
+            raise SettingsError(f"{name}: expected {self.expected}{got}")
 
 
 def whole_number(least: int, most: int | None = None) -> Check:
@@ -85,6 +87,7 @@ def secret(least_bytes: int) -> Check:
     return Check(
         f"{least_bytes} bytes or more, or nothing",
         lambda value: isinstance(value, str) and (not value or len(value.encode()) >= least_bytes),
+        is_secret=True,
     )
 
 

@@ -8,17 +8,18 @@ from urllib.parse import urlsplit
 
 import attrs
 import msgspec
-from quart import Response, request
+from quart import Response, g, request
 
 from collab.errors import Refused
 from collab.wire.codec import field_at_fault
-from collab.wire.identity import IDENTITY_REQUIRED, check_identity
+from collab.wire.identity import IDENTITY_REQUIRED, check_identity, check_token_user
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from collab.core.registry import OnlineUser, Registry
     from collab.core.status import Status
+    from collab.policy.auth import Claims
     from collab.settings import Settings
 
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
@@ -77,6 +78,9 @@ class Api:
         registration = _decode_registration(await request.get_data())
         if not registration.user_id or not registration.backend_url:
             raise Refused(400, "missing_parameter", IDENTITY_REQUIRED)
+        claims: Claims | None = g.get("claims")
+        if claims is not None:
+            check_token_user(registration.user_id, claims.user_id)
         check_identity(
             user_id=registration.user_id,
             backend_url=registration.backend_url,

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from quart import Response, request
+from quart import Response, g, request
 from quart_cors import cors
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
-from collab.errors import Draining, Refused
+from collab.errors import Draining, InvalidToken, Refused, Unauthenticated
 from collab.observe.log import get_logger
 from collab.web.api import Api, json_response
 from collab.web.page import index
+from collab.wire.identity import the_token
 
 if TYPE_CHECKING:
     from collab.core.registry import Registry
     from collab.core.status import Status
+    from collab.policy.auth import Authenticator
     from collab.settings import Settings
 
 _log = get_logger()
 _ANSWERED_WHILE_DRAINING = frozenset({"/health", "/ready"})
 
 
-def create_app(settings: Settings, registry: Registry, status: Status, ws_url: str) -> QuartTrio:
+def create_app(
+    settings: Settings, registry: Registry, status: Status, ws_url: str, authenticator: Authenticator
+) -> QuartTrio:
     """The HTTP app of one service. `ws_url` is handed out where a request does not say its Host."""
     app = QuartTrio("collab", static_folder=None)
     # A path means what it says, as in the door: a user's id may hold slashes.
@@ -44,6 +48,18 @@ def create_app(settings: Settings, registry: Registry, status: Status, ws_url: s
     async def refuse_while_draining() -> None:
         if status.draining and request.path not in _ANSWERED_WHILE_DRAINING:
             raise Draining(settings.server.reconnect_spread)
+
+    @app.before_request
+    async def authenticate() -> None:
+        # A preflight carries no token (Fetch standard, CORS-preflight fetch).
+        if not authenticator.is_on or not request.path.startswith("/api/") or request.method == "OPTIONS":
+            return
+        fields, query = request.headers.getlist("authorization"), request.query_string.decode("latin-1")
+        token = the_token(fields, query)
+        try:
+            g.claims = await authenticator.authenticate(token)
+        except InvalidToken as error:
+            raise Unauthenticated(str(error)) from None
 
     @app.errorhandler(Refused)
     async def refused(error: Refused) -> Response:

@@ -14,6 +14,7 @@ from collab.wire.messages import (
     ClientMessage,
     CollabEvent,
     PingRequest,
+    RefreshRequest,
     RouteRequest,
     ServerMessage,
 )
@@ -35,6 +36,10 @@ class _Envelope(msgspec.Struct, frozen=True, gc=False):
     data: Raw = Raw(b"")
 
 
+class _Refresh(msgspec.Struct, frozen=True, gc=False):
+    token: str
+
+
 class _EventEnvelope(msgspec.Struct, frozen=True, gc=False):
     event: str
     data: CollabEvent
@@ -44,6 +49,7 @@ class _EventEnvelope(msgspec.Struct, frozen=True, gc=False):
 _decode_event_envelope = msgspec.json.Decoder(_EventEnvelope).decode
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_event = msgspec.json.Decoder(CollabEvent).decode
+_decode_refresh = msgspec.json.Decoder(_Refresh).decode
 _decode_id = msgspec.json.Decoder(str | int).decode
 _decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
 
@@ -134,6 +140,8 @@ def _decode_step_by_step(text: bytes) -> ClientMessage:
         return RouteRequest(_event(envelope.data, reply_id), reply_id)
     if envelope.event == "ping":
         return PingRequest(reply_id)
+    if envelope.event == "refresh":
+        return RefreshRequest(_token(envelope.data, reply_id), reply_id)
     raise UnknownEvent(
         f"event: {_shown(envelope.event)} is not an event that clients send", reply_id=reply_id
     )
@@ -147,6 +155,15 @@ def _event(data: Raw, reply_id: bytes) -> CollabEvent:
     except MessageError as error:
         error.reply_id = reply_id
         raise
+
+
+def _token(data: Raw, reply_id: bytes) -> str:
+    try:
+        return _decode_refresh(data if bytes(data) else b"{}").token
+    except msgspec.ValidationError as error:
+        raise InvalidMessage(field_at_fault(error, "data"), reply_id=reply_id) from None
+    except _MALFORMED as error:
+        raise InvalidJson(_parse_fault(error), reply_id=reply_id) from None
 
 
 def _envelope(event: str, data: bytes, reply_id: bytes) -> bytes:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import attrs
 
-from collab.errors import Refused
+from collab.errors import Forbidden, Refused, Unauthenticated
 from collab.wire.text import has_control, has_control_or_bidi
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 MAX_USER_ID_CHARACTERS = 128
 MAX_BACKEND_URL_CHARACTERS = 2048
@@ -26,13 +30,15 @@ class Identity:
     wants_presence: bool = True
 
 
-def identity_from_query(query: str, *, path_user_id: str = "") -> Identity:
+def identity_from_query(query: str, *, path_user_id: str = "", token_user_id: str = "") -> Identity:
     """The identity in a raw query string and, where it was given, in the path `/ws/{user_id}`.
 
-    Both arguments are still percent-encoded. An empty value counts as absent.
+    Both are still percent-encoded. An empty value counts as absent. The user of the token, where
+    there is one, need not be given again, and nobody else can be.
 
     Raises:
-        Refused: 400 `missing_parameter` or `invalid_parameter`; the text names the parameter.
+        Refused: 400 `missing_parameter` or `invalid_parameter`, the text names the parameter;
+            403 `forbidden` (`Forbidden`) where the token is another user's.
     """
     parameters = _parameters(query)
     user_id = parameters.get("user_id", "")
@@ -41,6 +47,9 @@ def identity_from_query(query: str, *, path_user_id: str = "") -> Identity:
         if user_id and user_id != in_path:
             raise _invalid("user_id in the path and in the query differ")
         user_id = in_path
+    if token_user_id:
+        check_token_user(user_id or token_user_id, token_user_id)
+        user_id = token_user_id
     presence = parameters.get("presence") or "all"
     if presence not in ("all", "none"):
         raise _invalid("presence must be all or none")
@@ -77,6 +86,49 @@ def check_identity(
         display_name=display_name or DEFAULT_DISPLAY_NAME,
         wants_presence=wants_presence,
     )
+
+
+def token_in_query(query: str) -> str:
+    """The `token` parameter of a raw query string; empty where there is none.
+
+    Raises:
+        Refused: 400 `invalid_parameter`.
+    """
+    return _parameters(query).get("token", "")
+
+
+def bearer_token(fields: Sequence[str]) -> str:
+    """The token in the values of Authorization headers (RFC 6750 section 2.1); empty where there is none.
+
+    Raises:
+        Unauthenticated: the header is given twice, or holds something else.
+    """
+    if not fields:
+        return ""
+    scheme, _, token = fields[0].partition(" ")
+    if len(fields) > 1 or scheme.lower() != "bearer" or not token.strip():
+        raise Unauthenticated("the Authorization header must say Bearer and a token, once")
+    return token.strip()
+
+
+def the_token(fields: Sequence[str], query: str) -> str:
+    """The token of a request: in its Authorization header, or in its raw query string as `token`.
+
+    Raises:
+        Refused: 400 `invalid_parameter` where it is in both; `Unauthenticated` where it is in neither.
+    """
+    in_header, in_query = bearer_token(fields), token_in_query(query)
+    if in_header and in_query:
+        raise _invalid("the token is in the header and in the query")
+    if not in_header and not in_query:
+        raise Unauthenticated("a token is required")
+    return in_header or in_query
+
+
+def check_token_user(user_id: str, token_user_id: str) -> None:
+    """Raises `Forbidden` unless the token is this user's."""
+    if user_id != token_user_id:
+        raise Forbidden("the token is another user's")
 
 
 def check_user_id(user_id: str) -> None:

@@ -34,7 +34,14 @@ class PingRequest(Struct, frozen=True, gc=False):
     reply_id: bytes = b""
 
 
-ClientMessage = RouteRequest | PingRequest
+class RefreshRequest(Struct, frozen=True, gc=False):
+    """A client's `refresh`: its new token, and the id that the answer carries back (empty: none)."""
+
+    token: str
+    reply_id: bytes = b""
+
+
+ClientMessage = RouteRequest | PingRequest | RefreshRequest
 
 
 @attrs.frozen(kw_only=True)
@@ -84,6 +91,14 @@ class Pong:
 
 
 @attrs.frozen(kw_only=True)
+class Refreshed:
+    """The new token counts from now on. `expires_at` is UTC ISO 8601."""
+
+    event: ClassVar[str] = "refreshed"
+    expires_at: str
+
+
+@attrs.frozen(kw_only=True)
 class ErrorReply:
     """A message could not be handled. `error` holds the details, `code` the machine word."""
 
@@ -103,4 +118,6 @@ class ServiceShutdown:
     reconnect_in_ms: int
 
 
-ServerMessage = Connected | EventAck | UserOnline | UserOffline | Pong | ErrorReply | ServiceShutdown
+ServerMessage = (
+    Connected | EventAck | UserOnline | UserOffline | Pong | Refreshed | ErrorReply | ServiceShutdown
+)
