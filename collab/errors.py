@@ -17,7 +17,8 @@ The tree::
         ├── InvalidEvent
         ├── FromUserMismatch
         ├── TooManyRecipients
-        └── RefreshRefused
+        ├── RefreshRefused
+        └── RateLimited
 
 Each carries what the far side should be told; docs/protocol.md lists every code.
 """
@@ -106,6 +107,9 @@ class MessageError(CollabError):
     code: ClassVar[str] = "internal"
     message: ClassVar[str] = "Internal error"
 
+    retry_after_ms: int | None = None
+    """When the same message may be taken; None where that does not help."""
+
     def __init__(self, detail: str, *, reply_id: bytes = b"") -> None:
         super().__init__(detail)
         self.detail = detail
@@ -159,3 +163,14 @@ class RefreshRefused(MessageError):
 
     code = "unauthenticated"
     message = "The token was not accepted"
+
+
+class RateLimited(MessageError):
+    """The user sends more events than `limits.events_per_second` allows. Nothing was routed."""
+
+    code = "rate_limited"
+    message = "Too many events"
+
+    def __init__(self, retry_after_seconds: float, *, reply_id: bytes = b"") -> None:
+        super().__init__("the user sends events faster than it may", reply_id=reply_id)
+        self.retry_after_ms = max(1, math.ceil(retry_after_seconds * 1000))

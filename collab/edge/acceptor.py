@@ -20,7 +20,7 @@ from collab.edge.tap import Tap
 from collab.errors import Draining, InvalidToken, Refused, Unauthenticated
 from collab.policy.limits import Admission
 from collab.policy.origins import OriginPolicy
-from collab.policy.rate import Meter, Rate
+from collab.policy.rate import Meter, Meters, Rate
 from collab.policy.validation import EventRules
 from collab.wire.close import Close, CloseCode
 from collab.wire.identity import Identity, identity_from_query, the_token
@@ -80,7 +80,13 @@ class Acceptor:
         self._pump = pump
         self._admission = Admission(settings.limits)
         self._origins = OriginPolicy(settings.origins)
-        self._rules = EventRules(max_recipients=settings.limits.max_recipients)
+        limits = settings.limits
+        self._rules = EventRules(
+            max_recipients=limits.max_recipients,
+            rate=Rate(limits.events_per_second, limits.burst or limits.events_per_second),
+        )
+        connects = Rate.with_seconds_at_once(limits.connects_per_second, _SECONDS_AT_ONCE)
+        self._connects_by_user, self._connects_by_address = Meters(connects), Meters(connects)
         self._controls = Rate.with_seconds_at_once(settings.limits.control_frames, _SECONDS_AT_ONCE)
         self._errors = Rate.with_seconds_at_once(settings.limits.errors, _SECONDS_AT_ONCE)
         self._ids = itertools.count(1)
@@ -99,13 +105,16 @@ class Acceptor:
         if self._status.draining:
             raise Draining(self._settings.server.reconnect_spread)
         self._origins.check(head.get_all("origin"))
+        self._meter_connect(self._connects_by_address, ends.address, "from this address")
         claims = await self._claims(head)
+        identity = identity_from_query(
+            head.query,
+            path_user_id=_user_id_in(head.path),
+            token_user_id="" if claims is None else claims.user_id,
+        )
+        self._meter_connect(self._connects_by_user, identity.user_id, "of this user")
         return Arrival(
-            identity_from_query(
-                head.query,
-                path_user_id=_user_id_in(head.path),
-                token_user_id="" if claims is None else claims.user_id,
-            ),
+            identity,
             ends.address,
             math.inf if claims is None else trio.current_time() + claims.seconds_left,
             Tap(
@@ -117,6 +126,15 @@ class Acceptor:
                 controls=Meter(self._controls),
             ),
         )
+
+    def _meter_connect(self, meters: Meters, key: str, whose: str) -> None:
+        if wait_seconds := meters.spend(key, 1, trio.current_time()):
+            raise Refused(
+                429,
+                "rate_limited",
+                f"too many connects {whose}",
+                retry_after_seconds=math.ceil(wait_seconds),
+            )
 
     async def _claims(self, head: Head) -> Claims | None:
         """What the token of a request says; None where none is needed."""

@@ -8,6 +8,7 @@ import urllib.request
 from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
+from urllib.error import HTTPError
 
 import attrs
 import jwt
@@ -201,8 +202,12 @@ _opener = urllib.request.build_opener(_NoRedirect)
 
 
 def _fetch(url: str) -> bytes:
-    with _opener.open(url, timeout=_FETCH_SECONDS) as response:
-        body: bytes = response.read(_MOST_BYTES + 1)
+    try:
+        with _opener.open(url, timeout=_FETCH_SECONDS) as response:
+            body: bytes = response.read(_MOST_BYTES + 1)
+    except HTTPError as error:
+        with error:
+            raise ValueError(f"the answer was {error.code}") from None
     if len(body) > _MOST_BYTES:
         raise ValueError("the JWK Set is too large")
     return body

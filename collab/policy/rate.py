@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from typing import Final
+
 import attrs
+
+_MOST_KEYS: Final = 65_536
+# The tolerance is that of the sums, not of the rate.
+_ROUNDING_SECONDS: Final = 1e-9
 
 
 @attrs.frozen
@@ -40,8 +47,51 @@ class Meter:
             return 0.0
         empty_at = max(self._empty_at, now) + units / rate.per_second
         too_early = empty_at - now - rate.burst / rate.per_second
-        # The tolerance is that of the sums, not of the rate.
-        if too_early > 1e-9:
+        if too_early > _ROUNDING_SECONDS:
             return too_early
         self._empty_at = empty_at
+        return 0.0
+
+
+class Meters:
+    """A meter for each key, in bounded memory.
+
+    Each call forgets one key whose meter is empty, if there is one. Where there are more than 65,536 that
+    are not, the one that was used first is forgotten: who brings that many keys has no use of it, as each
+    new key starts with no more than its burst.
+    """
+
+    def __init__(self, rate: Rate) -> None:
+        self._burst = rate.burst
+        self._unit_seconds = 1 / rate.per_second if rate.per_second else 0.0
+        self._burst_seconds = rate.burst * self._unit_seconds
+        # In the order of their last use. No plain dict: to find its first key takes longer with each that
+        # was deleted before it.
+        self._empty_at: OrderedDict[str, float] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._empty_at)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a limit."""
+        return self._unit_seconds > 0
+
+    def spend(self, key: str, units: int, now: float) -> float:
+        """Use units of this key's meter, as `Meter.spend` does; more than the burst counts as the burst."""
+        if not self._unit_seconds:
+            return 0.0
+        known = self._empty_at
+        empty_at = known.pop(key, now)
+        if empty_at < now:
+            empty_at = now
+        seconds = (units if units < self._burst else self._burst) * self._unit_seconds
+        too_early = empty_at + seconds - now - self._burst_seconds
+        if too_early > _ROUNDING_SECONDS:
+            known[key] = empty_at
+            return too_early
+        known[key] = empty_at + seconds
+        oldest = next(iter(known))
+        if known[oldest] <= now or len(known) > _MOST_KEYS:
+            del known[oldest]
         return 0.0

@@ -4,27 +4,35 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import trio
 from msgspec import UNSET
 
-from collab.errors import FromUserMismatch, InvalidEvent, TooManyRecipients
+from collab.errors import FromUserMismatch, InvalidEvent, RateLimited, TooManyRecipients
+from collab.policy.rate import Meters, Rate
 from collab.wire.text import has_control_or_bidi
 
 if TYPE_CHECKING:
     from collab.wire.messages import RouteRequest
 
+NO_LIMIT = Rate(0, 0)
+_RECIPIENTS_A_UNIT = 10
+
 
 class EventRules:
     """Whether a connection's user may send this event."""
 
-    def __init__(self, *, max_recipients: int) -> None:
+    def __init__(self, *, max_recipients: int, rate: Rate = NO_LIMIT) -> None:
         self._max_recipients = max_recipients
+        # One meter for each user, whatever connection the events come on.
+        self._meters = Meters(rate)
+        self._is_metered = self._meters.is_on
 
     def check(self, request: RouteRequest, user_id: str) -> None:
         """Check one event of the user.
 
         Raises:
-            MessageError: `FromUserMismatch`, `TooManyRecipients` or `InvalidEvent`, with the
-                request's id.
+            MessageError: `FromUserMismatch`, `TooManyRecipients`, `InvalidEvent` or `RateLimited`,
+                with the request's id.
         """
         event = request.event
         if event.from_user is not UNSET and event.from_user != user_id:
@@ -40,3 +48,7 @@ class EventRules:
             raise InvalidEvent(
                 f"data.to_users[{position}]: holds a control or bidi character", reply_id=request.reply_id
             )
+        if self._is_metered:
+            units = -(-len(event.to_users) // _RECIPIENTS_A_UNIT) or 1
+            if wait_seconds := self._meters.spend(user_id, units, trio.current_time()):
+                raise RateLimited(wait_seconds, reply_id=request.reply_id)

@@ -58,6 +58,12 @@ class LimitSettings:
     """Most pings and pongs a second from one client; at once, those of ten seconds. 0: no limit."""
     errors: int = attrs.field(default=20, validator=checks.whole_number(0))
     """Most messages a second with an `error` for one client; at once, those of ten seconds. 0: no limit."""
+    events_per_second: int = attrs.field(default=0, validator=checks.whole_number(0))
+    """Most events a second of one user; one to more than ten recipients counts for each ten. 0: no limit."""
+    burst: int = attrs.field(default=0, validator=checks.whole_number(0))
+    """How many of these events may come at once. 0: those of one second."""
+    connects_per_second: int = attrs.field(default=0, validator=checks.whole_number(0))
+    """Most connects a second of one user, and from one address; at once, ten times as many. 0: no limit."""
     connections_per_user: int = attrs.field(default=8, validator=checks.whole_number(0))
     """Most connections of one user; above it the oldest is closed. 0: no limit."""
     connections_per_address: int = attrs.field(default=0, validator=checks.whole_number(0))

@@ -100,12 +100,16 @@ class Refreshed:
 
 @attrs.frozen(kw_only=True)
 class ErrorReply:
-    """A message could not be handled. `error` holds the details, `code` the machine word."""
+    """A message could not be handled. `error` holds the details, `code` the machine word.
+
+    `retry_after_ms` is there only where the same message may be taken later.
+    """
 
     event: ClassVar[str] = "error"
     message: str
     error: str
     code: str
+    retry_after_ms: int | UnsetType = UNSET
 
 
 @attrs.frozen(kw_only=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec import UNSET
+
 from collab.wire import codec
 from collab.wire.frames import text_frame
 from collab.wire.messages import ClientMessage, CollabEvent, ErrorReply, ServerMessage
@@ -43,7 +45,12 @@ class PlainDialect:
 
     def error_frame(self, error: MessageError) -> bytes:
         """The `error` that answers a message."""
-        reply = ErrorReply(message=error.message, error=error.detail, code=error.code)
+        reply = ErrorReply(
+            message=error.message,
+            error=error.detail,
+            code=error.code,
+            retry_after_ms=UNSET if error.retry_after_ms is None else error.retry_after_ms,
+        )
         return self.frame(reply, error.reply_id)
 
 

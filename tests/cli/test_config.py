@@ -14,34 +14,11 @@ from click.testing import CliRunner
 from typed_settings import SecretStr
 
 import collab
-from collab.cli import main
 from collab.cli.command import program
 from collab.cli.pages import configuration_page, settings_as_toml
 from collab.settings import Settings, load_settings, options_of, read_settings
 
 PAGE = Path(collab.__file__).parent.parent / "docs" / "configuration.md"
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch):
-    """No setting comes from the environment of whoever runs the tests."""
-    for option in options_of(Settings):
-        monkeypatch.delenv(option.variable, raising=False)
-    monkeypatch.delenv("PORT", raising=False)
-    return monkeypatch
-
-
-@pytest.fixture
-def run(capsys):
-    """Runs the command in-process and gives its exit code, standard output and standard error."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            main(arguments)
-        output = capsys.readouterr()
-        return ended.value.code, output.out, output.err
-
-    return run
 
 
 def test_config_show_prints_a_file_that_gives_the_same_settings(run, environment, tmp_path):

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collab.policy.rate import Meter, Rate
+from collab.policy.rate import Meter, Meters, Rate
 
 
 def test_the_burst_may_be_used_at_once_and_then_only_what_time_gives_back() -> None:
@@ -60,3 +60,52 @@ def test_in_any_time_at_most_the_burst_and_the_rate_times_the_time_are_used(
         for at, units in spent[first:]:
             total += units
             assert total <= burst + per_second * (at - spent[first][0]) + 1e-3
+
+
+def test_each_key_has_a_meter_of_its_own() -> None:
+    meters = Meters(Rate(per_second=1, burst=2))
+    assert [meters.spend("a", 1, 5.0) for _ in range(2)] == [0, 0]
+    assert round(meters.spend("a", 1, 5.0), 6) == 1
+    assert meters.spend("b", 2, 5.0) == 0
+    assert meters.spend("a", 1, 6.0) == 0
+
+
+def test_more_than_the_burst_counts_as_the_burst_so_that_it_fits_at_some_time() -> None:
+    meters = Meters(Rate(per_second=1, burst=2))
+    assert meters.spend("a", 100, 5.0) == 0
+    wait = meters.spend("a", 100, 5.0)
+    assert round(wait, 6) == 2
+    assert meters.spend("a", 100, 5.0 + wait) == 0
+
+
+def test_a_million_keys_at_once_hold_bounded_memory_and_do_not_free_a_busy_one() -> None:
+    meters = Meters(Rate(per_second=1, burst=3))
+    assert meters.spend("abuser", 3, 0.0) == 0
+    largest = 0
+    for number in range(1_000_000):
+        meters.spend(f"key-{number}", 1, number / 1_000_000)
+        if number % 10_000 == 0:
+            # Refused each time, and by that kept among those used last.
+            assert meters.spend("abuser", 3, number / 1_000_000) > 0
+        largest = max(largest, len(meters))
+    assert largest <= 65_536 + 1
+
+
+def test_keys_that_are_used_no_more_are_forgotten() -> None:
+    meters = Meters(Rate(per_second=1, burst=3))
+    for number in range(1000):
+        meters.spend(f"key-{number}", 1, 0.0)
+    assert len(meters) == 1000
+    for number in range(1001):
+        meters.spend("another", 1, 100.0 + 5 * number)
+    assert len(meters) == 1
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 3), st.integers(1, 5)), max_size=60))
+def test_many_meters_say_what_each_alone_would(steps: list[tuple[str, float, int]]) -> None:
+    rate = Rate(per_second=2, burst=5)
+    together, alone = Meters(rate), {key: Meter(rate) for key in "abc"}
+    now = 10.0
+    for key, pause, units in steps:
+        now += pause
+        assert abs(together.spend(key, units, now) - alone[key].spend(units, now)) < 1e-6
