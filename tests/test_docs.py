@@ -15,7 +15,7 @@ import pytest
 
 import collab
 from collab import errors
-from collab.errors import Draining
+from collab.errors import Draining, Forbidden, Unauthenticated
 from collab.settings import Settings, options_of
 from collab.wire import codec, messages
 from collab.wire.close import CloseCode
@@ -60,7 +60,8 @@ def refusals():
                 assert isinstance(status, ast.Constant), path
                 assert isinstance(code, ast.Constant), path
                 found.add((status.value, code.value))
-    found |= {(refusal.status, refusal.code) for refusal in (Draining(1.0),)}
+    of_their_own = (Draining(1.0), Unauthenticated(""), Forbidden(""))
+    found |= {(refusal.status, refusal.code) for refusal in of_their_own}
     # Quart refuses a method by itself; the app answers its own faults.
     return found | {(405, "method_not_allowed"), (500, "internal")}
 
@@ -98,7 +99,7 @@ def test_every_setting_that_a_page_names_exists():
 
 
 def test_the_messages_of_clients_are_accepted_as_they_are_shown():
-    shown = [example for example in examples() if example.get("event") in ("collab_event", "ping")]
+    shown = [example for example in examples() if example.get("event") in ("collab_event", "ping", "refresh")]
     accepted = [codec.decode(msgspec.json.encode(example)) for example in shown]
     types = {message.event.type for message in accepted if isinstance(message, messages.RouteRequest)}
     assert types == {"position_shared", "comment_added", "position_updated", "share_revoked"}

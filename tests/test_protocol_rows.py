@@ -18,7 +18,8 @@ from test_docs import PACKAGE, PROTOCOL, ROOT, rows, section, subclasses
 from collab import errors
 from collab.core.registry import Registry
 from collab.core.status import Status
-from collab.settings import Settings, options_of
+from collab.policy.auth import Authenticator
+from collab.settings import AuthSettings, Settings, options_of
 from collab.web.app import create_app
 from collab.wire import messages
 from collab.wire.close import CloseCode
@@ -47,6 +48,10 @@ PARAMETERS = {
         "tests/edge/test_life.py::test_presence_is_all_where_it_is_left_out",
         "tests/edge/test_life.py::test_presence_none_hears_of_nobody",
     ],
+    "token": [
+        "tests/edge/test_authentication.py::test_a_token_in_the_header_or_in_the_query_lets_its_user_in",
+        "tests/edge/test_authentication.py::test_whoever_is_not_who_they_say_is_refused",
+    ],
 }
 
 # What a client may send (section Messages).
@@ -57,6 +62,31 @@ CLIENT_MESSAGES = {
     ],
     "ping": [
         "tests/edge/test_life.py::test_ping_is_answered_with_the_time_in_milliseconds",
+    ],
+    "refresh": [
+        "tests/edge/test_authentication.py::test_refresh_lets_a_connection_stay",
+        "tests/edge/test_authentication.py::test_a_refresh_with_a_bad_token_changes_nothing",
+        "tests/edge/test_authentication.py::test_refresh_is_unknown_where_authentication_is_off",
+    ],
+}
+
+# The claims of a token (section Tokens).
+CLAIMS = {
+    "sub": [
+        "tests/edge/test_authentication.py::test_the_user_need_not_be_said_again",
+        "tests/edge/test_authentication.py::test_whoever_is_not_who_they_say_is_refused",
+    ],
+    "exp": [
+        "tests/policy/test_auth.py::test_a_bad_token_is_not_taken",
+        "tests/edge/test_authentication.py::test_a_connection_ends_with_4001_when_its_token_does",
+    ],
+    "iss`, `aud": [
+        "tests/policy/test_auth.py::test_a_bad_token_is_not_taken",
+        "tests/cli/test_token.py::test_issuer_and_audience_of_the_settings_are_in_it",
+    ],
+    "nbf`, `iat": [
+        "tests/policy/test_auth.py::test_a_bad_token_is_not_taken",
+        "tests/policy/test_auth.py::test_the_leeway_counts_both_ways",
     ],
 }
 
@@ -109,6 +139,9 @@ SERVICE_MESSAGES = {
     "pong": [
         "tests/edge/test_life.py::test_ping_is_answered_with_the_time_in_milliseconds",
     ],
+    "refreshed": [
+        "tests/edge/test_authentication.py::test_refresh_lets_a_connection_stay",
+    ],
     "error": [
         "tests/edge/test_life.py::test_a_message_that_cannot_be_handled_is_an_error_and_the_connection_stays",
     ],
@@ -142,9 +175,17 @@ ERROR_CODES = {
         "tests/edge/test_life.py::test_a_message_that_cannot_be_handled_is_an_error_and_the_connection_stays",
         "tests/edge/test_life.py::test_at_most_1000_recipients_by_default",
     ],
+    "unauthenticated": [
+        "tests/edge/test_authentication.py::test_a_refresh_with_a_bad_token_changes_nothing",
+        "tests/edge/test_authentication.py::test_guessing_tokens_over_one_connection_ends_it",
+    ],
+    "rate_limited": [
+        "tests/edge/test_rates.py::test_events_over_the_rate_get_an_error_with_the_time_to_wait",
+        "tests/edge/test_rates.py::test_the_rate_is_the_users_and_not_the_connections",
+    ],
 }
 
-# The close codes (section Closing). 1013, 4001 and 4004 are not sent yet.
+# The close codes (section Closing). 1013 and 4004 are not sent yet.
 CLOSE_CODES = {
     1000: [
         "tests/edge/test_life.py::test_1000_normal_a_backend_that_closes_gets_its_close_answered",
@@ -180,7 +221,7 @@ CLOSE_CODES = {
         "tests/test_protocol_rows.py::test_what_is_not_sent_yet_is_sent_nowhere",
     ],
     4001: [
-        "tests/test_protocol_rows.py::test_what_is_not_sent_yet_is_sent_nowhere",
+        "tests/edge/test_authentication.py::test_a_connection_ends_with_4001_when_its_token_does",
     ],
     4002: [
         "tests/edge/test_acceptor.py::test_over_the_limit_of_one_user_the_oldest_connection_is_closed_with_4002",
@@ -221,6 +262,16 @@ REFUSALS = {
         "tests/wire/test_head.py::test_a_tls_client_is_told_at_its_first_byte",
         "tests/faults/test_http.py::test_two_ways_to_read_a_request_and_http_2_are_refused",
     ],
+    (401, "unauthenticated"): [
+        "tests/edge/test_authentication.py::test_whoever_is_not_who_they_say_is_refused",
+        "tests/edge/test_authentication.py::test_the_http_api_asks_for_the_same_tokens",
+        "tests/policy/test_auth.py::test_a_bad_token_is_not_taken",
+    ],
+    (403, "forbidden"): [
+        "tests/edge/test_authentication.py::test_whoever_is_not_who_they_say_is_refused",
+        "tests/edge/test_authentication.py::test_the_user_of_another_cannot_be_taken_by_a_reconnect",
+        "tests/edge/test_authentication.py::test_register_is_for_oneself",
+    ],
     (403, "origin_not_allowed"): [
         "tests/edge/test_acceptor.py::test_every_origin_but_null_may_connect_by_default",
         "tests/edge/test_acceptor.py::test_only_an_allowed_origin_may_connect",
@@ -248,6 +299,10 @@ REFUSALS = {
         "tests/edge/test_door.py::test_the_websocket_path_without_an_upgrade_is_426",
         "tests/edge/test_acceptor.py::test_a_websocket_version_other_than_13_is_426_and_names_13",
     ],
+    (429, "rate_limited"): [
+        "tests/edge/test_rates.py::test_connects_over_the_rate_are_refused_for_a_while_by_address",
+        "tests/edge/test_rates.py::test_connects_over_the_rate_are_refused_by_user",
+    ],
     (429, "too_many_connections"): [
         "tests/edge/test_acceptor.py::test_too_many_connections_of_one_address_are_429_with_retry_after",
     ],
@@ -269,6 +324,9 @@ REFUSALS = {
     (503, "overloaded"): [
         "tests/edge/test_acceptor.py::test_too_many_connections_in_total_are_503_with_retry_after",
         "tests/policy/test_limits.py::test_below_the_limit_on_open_files_there_is_room_kept_for_other_things",
+    ],
+    (503, "unavailable"): [
+        "tests/policy/test_keys.py::test_before_the_first_keys_nobody_is_let_in_and_nobody_is_called_a_liar",
     ],
     (505, "http_version_not_supported"): [
         "tests/edge/test_door.py::test_a_malformed_head_is_refused_as_json",
@@ -397,6 +455,16 @@ LIMITS = {
         "tests/edge/test_keepalive.py::test_pings_and_errors_within_their_limits_are_answered_for_ever",
         "tests/faults/test_websocket.py::test_a_flood_that_no_client_needs_is_1008_and_others_are_served",
     ],
+    "limits.events_per_second": [
+        "tests/edge/test_rates.py::test_events_over_the_rate_get_an_error_with_the_time_to_wait",
+    ],
+    "limits.burst": [
+        "tests/edge/test_rates.py::test_events_over_the_rate_get_an_error_with_the_time_to_wait",
+    ],
+    "limits.connects_per_second": [
+        "tests/edge/test_rates.py::test_connects_over_the_rate_are_refused_for_a_while_by_address",
+        "tests/edge/test_rates.py::test_connects_over_the_rate_are_refused_by_user",
+    ],
     "limits.connections_per_user": [
         "tests/edge/test_acceptor.py::test_by_default_one_user_holds_eight_connections",
         "tests/edge/test_acceptor.py::test_over_the_limit_of_one_user_the_oldest_connection_is_closed_with_4002",
@@ -491,7 +559,47 @@ SENTENCES = {
             "tests/edge/test_acceptor.py::test_over_the_limit_of_one_user_the_oldest_connection_is_closed_with_4002",
         ],
     },
+    "Tokens": {
+        'With `auth.mode = "jwt"`, who connects brings a JSON Web Token (RFC 7519) that says who it is: '
+        "in the header `Authorization: Bearer <token>`, or as `token=` in the query.": [
+            "tests/edge/test_authentication.py::test_a_token_in_the_header_or_in_the_query_lets_its_user_in",
+            "tests/edge/test_authentication.py::test_whoever_is_not_who_they_say_is_refused",
+        ],
+        "The HTTP API asks for the same, but for `/health` and `/ready`.": [
+            "tests/edge/test_authentication.py::test_the_http_api_asks_for_the_same_tokens",
+        ],
+        "Signatures are HS256 with `auth.secret`; or RS256, ES256 or EdDSA with the key in "
+        "`auth.public_key_file` or the keys at `auth.jwks_url`.": [
+            "tests/policy/test_auth.py::test_a_public_key_takes_tokens_of_its_own_kind_alone",
+            "tests/policy/test_keys.py::test_a_key_is_found_by_its_id_and_the_only_one_without",
+        ],
+        "A token's own word on its algorithm counts for nothing.": [
+            "tests/policy/test_auth.py::test_a_bad_token_is_not_taken",
+            "tests/policy/test_auth.py::test_a_public_key_is_no_secret",
+        ],
+        "`auth.leeway` is for clocks that differ.": [
+            "tests/policy/test_auth.py::test_the_leeway_counts_both_ways",
+        ],
+        "When the token ends, the connection is closed with 4001.": [
+            "tests/edge/test_authentication.py::test_a_connection_ends_with_4001_when_its_token_does",
+        ],
+        "Before that, a client can send a new one with `refresh` and stay.": [
+            "tests/edge/test_authentication.py::test_refresh_lets_a_connection_stay",
+        ],
+    },
     "Messages": {
+        "`refresh` brings a new token for the same user.": [
+            "tests/edge/test_authentication.py::test_refresh_lets_a_connection_stay",
+        ],
+        "The answer is `refreshed`, or `error`; after that one the old token goes on until its own end.": [
+            "tests/edge/test_authentication.py::test_a_refresh_with_a_bad_token_changes_nothing",
+        ],
+        "`refreshed` answers `refresh`.": [
+            "tests/edge/test_authentication.py::test_refresh_lets_a_connection_stay",
+        ],
+        "`expires_at` is when the new token ends.": [
+            "tests/edge/test_authentication.py::test_refresh_lets_a_connection_stay",
+        ],
         "Every message is one text frame with one JSON object:": [
             "tests/wire/test_plain.py::test_a_text_is_one_message",
             "tests/wire/test_plain.py::test_a_message_is_one_text_frame",
@@ -698,8 +806,12 @@ SENTENCES = {
             "tests/wire/test_codec.py::test_an_error_carries_the_id_of_its_message",
             "tests/wire/test_codec.py::test_an_error_has_no_id_where_none_can_be_told",
         ],
-        "Sending the same message again gives the same error.": [
+        "Sending the same message again gives the same error, but for `rate_limited`: there `retry_after_ms` "
+        "says when it may be taken.": [
             "tests/edge/test_life.py::test_the_same_message_again_gives_the_same_error",
+        ],
+        "An event to more than ten recipients counts once for each ten of them.": [
+            "tests/edge/test_rates.py::test_an_event_to_many_counts_once_for_each_ten_of_them",
         ],
     },
     "Closing": {
@@ -827,6 +939,7 @@ TABLES = {
     "CLOSE_CODES": CLOSE_CODES,
     "REFUSALS": REFUSALS,
     "LIMITS": LIMITS,
+    "CLAIMS": CLAIMS,
     **{f"ENDPOINTS: {endpoint}": answers for endpoint, answers in ENDPOINTS.items()},
     **{f"SENTENCES: {title}": sentences for title, sentences in SENTENCES.items()},
 }
@@ -901,8 +1014,11 @@ def test_every_parameter_has_a_row():
 
 
 def test_every_message_of_a_client_and_each_of_its_members_has_a_row():
-    assert list(CLIENT_MESSAGES) == ["collab_event", "ping"]
-    requests = {messages.RouteRequest: "collab_event", messages.PingRequest: "ping"}
+    requests = {
+        messages.RouteRequest: "collab_event",
+        messages.PingRequest: "ping",
+        messages.RefreshRequest: "refresh",
+    }
     assert {requests[kind] for kind in messages.ClientMessage.__args__} == set(CLIENT_MESSAGES)
     assert list(EVENT_MEMBERS) == first_cells("Messages", "member of `data`")
     assert set(EVENT_MEMBERS) == set(messages.CollabEvent.__struct_fields__)
@@ -913,6 +1029,10 @@ def test_every_message_of_the_service_has_a_row():
     assert set(SERVICE_MESSAGES) == {kind.event for kind in messages.ServerMessage.__args__} | {
         "collab_event"
     }
+
+
+def test_every_claim_has_a_row():
+    assert list(CLAIMS) == first_cells("Tokens", "claim")
 
 
 def test_every_error_code_has_a_row():
@@ -940,7 +1060,9 @@ def test_every_refusal_has_a_row():
 
 @pytest.mark.trio
 async def test_every_endpoint_has_a_row():
-    routes = create_app(Settings(), Registry(), Status(), "ws://localhost").url_map.iter_rules()
+    routes = create_app(
+        Settings(), Registry(), Status(), "ws://localhost", Authenticator(AuthSettings())
+    ).url_map.iter_rules()
     served = {
         method + " " + re.sub(r"<(?:path:)?([a-z_]+)>", r"{\1}", route.rule)
         for route in routes

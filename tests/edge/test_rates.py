@@ -16,7 +16,7 @@ def limited(**limits) -> Settings:
 
 
 @pytest.mark.trio
-async def test_events_over_the_rate_get_an_error_with_the_time_to_wait_and_the_connection_stays(
+async def test_events_over_the_rate_get_an_error_with_the_time_to_wait(
     autojump_clock,
 ):
     async with open_service(limited(events_per_second=2, burst=3), in_memory=True) as local:

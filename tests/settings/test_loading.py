@@ -59,6 +59,11 @@ def test_the_defaults_are_those_of_the_protocol():
         "limits.mailbox_bytes": 1024 * 1024,
         "limits.in_flight": 64,
         "limits.slow_consumer": 2,
+        "limits.control_frames": 20,
+        "limits.errors": 20,
+        "limits.events_per_second": 0,
+        "limits.burst": 0,
+        "limits.connects_per_second": 0,
         "limits.connections_per_user": 8,
         "limits.connections_per_address": 0,
         "limits.connections": 0,
@@ -75,6 +80,13 @@ def test_the_defaults_are_those_of_the_protocol():
         "origins.allowed": ("*",),
         "origins.allow_absent": True,
         "origins.allow_null": False,
+        "auth.mode": "none",
+        "auth.secret": "",
+        "auth.public_key_file": None,
+        "auth.jwks_url": None,
+        "auth.issuer": None,
+        "auth.audience": None,
+        "auth.leeway": 10,
     }
 
 
