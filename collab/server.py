@@ -23,6 +23,7 @@ from collab.edge.pump import Pump
 from collab.observe.events import EventLog
 from collab.observe.log import get_logger
 from collab.policy.auth import Authenticator
+from collab.policy.sending import send_policy
 from collab.web.app import create_app
 from collab.web.serving import http_server
 from collab.wire.messages import ServiceShutdown
@@ -30,6 +31,7 @@ from collab.wire.messages import ServiceShutdown
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from collab.core.connection import Connection
     from collab.settings import Settings
 
 _log = get_logger()
@@ -48,7 +50,14 @@ class Service:
         self.registry = Registry()
         self._event_log = EventLog(_log, settings.log.events_per_second)
         self._outbox = Outbox()
-        self._presence = Presence(self._outbox, self.status)
+        self._authenticator = Authenticator(settings.auth)
+        self._send_policy = policy = send_policy(settings.policy, settings.auth.mode)
+
+        def may_send(connection: Connection, user_id: str) -> bool:
+            assert policy is not None
+            return policy.allows(connection.user_id, connection.peers, user_id)
+
+        self._presence = Presence(self._outbox, self.status, may_send if policy else None)
         self._router = Router(
             self.registry,
             self._presence,
@@ -56,6 +65,7 @@ class Service:
             self._event_log,
             self._outbox,
             slow_consumer_seconds=settings.limits.slow_consumer,
+            may_send=may_send if policy else None,
         )
         membership = Membership(
             self.registry,
@@ -66,7 +76,6 @@ class Service:
             connections_per_user=settings.limits.connections_per_user,
         )
         self._pump = Pump(self._router, self._outbox) if pumped and hasattr(select, "epoll") else None
-        self._authenticator = Authenticator(settings.auth)
         self._acceptor = Acceptor(
             settings,
             membership,
@@ -121,7 +130,9 @@ class Service:
         task_status: trio.TaskStatus[Service] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Run until drained or cancelled. Owns the listeners."""
-        app = create_app(self.settings, self.registry, self.status, self.ws_url, self._authenticator)
+        app = create_app(
+            self.settings, self.registry, self.status, self.ws_url, self._authenticator, self._send_policy
+        )
         sweeper = Sweeper(self.settings, self._acceptor, self._router)
         try:
             async with http_server(app) as serve_http, trio.open_nursery() as nursery:
@@ -134,6 +145,8 @@ class Service:
                         await nursery.start(self._pump.run)
                     nursery.start_soon(self._tick_event_log)
                     nursery.start_soon(self._authenticator.run)
+                    if self._send_policy is not None:
+                        nursery.start_soon(self._send_policy.run)
                     if listeners:
                         nursery.start_soon(trio.serve_listeners, self._door.serve, list(listeners))
                     task_status.started(self)

@@ -88,6 +88,10 @@ CLAIMS = {
         "tests/policy/test_auth.py::test_a_bad_token_is_not_taken",
         "tests/policy/test_auth.py::test_the_leeway_counts_both_ways",
     ],
+    "peers": [
+        "tests/policy/test_sending.py::test_a_token_names_those_to_whom_its_bearer_may_send",
+        "tests/policy/test_auth.py::test_a_claim_of_peers_that_is_no_list_of_names_allows_nobody",
+    ],
 }
 
 # The members of the `data` of a client's `collab_event`.
@@ -678,6 +682,13 @@ SENTENCES = {
         ],
     },
     "Delivery and order": {
+        "With `policy.send` set, a recipient to whom the sender may not send counts as undelivered, just as "
+        "one who is offline.": [
+            "tests/edge/test_permissions.py::test_whom_one_may_not_reach_is_undelivered_as_if_offline",
+        ],
+        "To oneself one may always send.": [
+            "tests/edge/test_permissions.py::test_whom_one_may_not_reach_is_undelivered_as_if_offline",
+        ],
         "The service stores nothing. An event reaches the recipients who are online, or nobody.": [
             "tests/edge/test_life.py::test_an_event_to_a_user_who_is_offline_is_not_kept_for_later",
         ],
@@ -751,6 +762,11 @@ SENTENCES = {
         ],
     },
     "Presence": {
+        "With `policy.send` set, one is told of those alone to whom one may send, and they alone are in the "
+        "answers of the HTTP API.": [
+            "tests/edge/test_permissions.py::test_presence_tells_of_those_alone_to_whom_one_may_send",
+            "tests/edge/test_permissions.py::test_the_api_shows_those_alone_to_whom_one_may_send",
+        ],
         "`user_online` goes to all other users when a user's first connection comes up,": [
             "tests/edge/test_life.py::test_user_online_tells_of_the_first_connection_of_another_user",
         ],

@@ -117,8 +117,10 @@ def check(config_file: Path | None) -> None:
     settings = load_settings(config_file, os.environ, {})
 
     from collab.policy.auth import Authenticator
+    from collab.policy.sending import send_policy
 
     Authenticator(settings.auth)
+    send_policy(settings.policy, settings.auth.mode)
     click.echo("ok")
 
 

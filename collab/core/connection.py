@@ -48,6 +48,10 @@ class Dialect(Protocol):
         ...
 
 
+MaySend = Callable[["Connection", str], bool]
+"""Whether what comes on this connection may reach this user, and so whether it is told of them."""
+
+
 def _ignore(_: Close) -> None:
     pass
 
@@ -84,6 +88,8 @@ class Connection:
 
     expires_at: float = math.inf
     """When, on Trio's clock, the token that it came with ends."""
+    peers: frozenset[str] | None = None
+    """The users whom its token names as those to whom it may send; None where it does not say."""
     in_flight: int = 0
     """Events handed to the router and not yet acknowledged."""
     unacknowledged: deque[Unacknowledged] | None = None

@@ -9,7 +9,9 @@ import trio
 from collab.wire.messages import UserOffline, UserOnline
 
 if TYPE_CHECKING:
-    from collab.core.connection import Connection
+    from collections.abc import Sequence
+
+    from collab.core.connection import Connection, MaySend
     from collab.core.outbox import Outbox
     from collab.core.status import Status
 
@@ -22,12 +24,14 @@ class Presence:
     The notices of one tick go out together, as one message of each mailbox and one bytes object
     for all. Every transition is kept, in order, and none is netted out. A newcomer gets what
     follows its own arrival; as no notice about a user is made while a connection of theirs lives,
-    nobody hears of themselves.
+    nobody hears of themselves. Where not everybody may send to everybody, a connection is told of those
+    alone to whom it may send.
     """
 
-    def __init__(self, outbox: Outbox, status: Status) -> None:
+    def __init__(self, outbox: Outbox, status: Status, may_send: MaySend | None = None) -> None:
         self._outbox = outbox
         self._status = status
+        self._may_send = may_send
         self._notices: list[UserOnline | UserOffline] = []
         self._told = 0
         self._arrived: dict[Connection, int] = {}
@@ -83,6 +87,18 @@ class Presence:
                 if name not in frames:
                     frames[name] = [connection.dialect.frame(notice) for notice in notices]
                     whole[name] = b"".join(frames[name])
-                missed = arrived - before
-                told = whole[name] if missed <= 0 else b"".join(frames[name][missed:])
-                connection.mailbox.put_or_wait(told)
+                missed = max(arrived - before, 0)
+                if self._may_send is not None:
+                    told = self._permitted(connection, notices[missed:], frames[name][missed:])
+                else:
+                    told = b"".join(frames[name][missed:]) if missed else whole[name]
+                if told:
+                    connection.mailbox.put_or_wait(told)
+
+    def _permitted(
+        self, connection: Connection, notices: Sequence[UserOnline | UserOffline], frames: Sequence[bytes]
+    ) -> bytes:
+        assert self._may_send is not None
+        may_send = self._may_send
+        told = zip(notices, frames, strict=True)
+        return b"".join([frame for notice, frame in told if may_send(connection, notice.user_id)])

@@ -15,6 +15,7 @@ from collab.wire.close import Close, CloseCode
 from collab.wire.messages import RouteRequest
 
 if TYPE_CHECKING:
+    from collab.core.connection import MaySend
     from collab.core.mailbox import Settled
     from collab.core.outbox import Outbox
     from collab.core.presence import Presence
@@ -53,6 +54,7 @@ class Router:
         outbox: Outbox,
         *,
         slow_consumer_seconds: float,
+        may_send: MaySend | None = None,
     ) -> None:
         self._registry = registry
         self._presence = presence
@@ -60,6 +62,7 @@ class Router:
         self._event_log = event_log
         self._outbox = outbox
         self._slow_consumer_seconds = slow_consumer_seconds
+        self._may_send = may_send
         self._inlet, self._outlet = trio.open_memory_channel[Sequence[Batch]](_INBOX_ROUNDS)
         self._queued = 0
         self._in_flight = 0
@@ -166,7 +169,12 @@ class Router:
         routing: _Routing | None = None
         undelivered: list[str] = []
         frames: dict[str, bytes] = {}
+        may_send = self._may_send
         for user_id in distinct:
+            if may_send is not None and not may_send(sender, user_id):
+                # The same as for one who is offline: nobody learns who exists.
+                undelivered.append(user_id)
+                continue
             took = False
             full: list[Connection] | None = None
             for connection in self._registry.of_user(user_id):

@@ -55,6 +55,8 @@ class Arrival:
     address: str
     expires_at: float
     """When, on Trio's clock, its token ends."""
+    peers: frozenset[str] | None
+    """Whom its token names as peers."""
     tap: Tap
 
 
@@ -117,6 +119,7 @@ class Acceptor:
             identity,
             ends.address,
             math.inf if claims is None else trio.current_time() + claims.seconds_left,
+            None if claims is None else claims.peers,
             Tap(
                 stream,
                 head.only(_HANDSHAKE_HEADERS).to_bytes(),
@@ -207,6 +210,7 @@ class Acceptor:
             mailbox=Mailbox.from_limits(self._outbox, settings.limits),
             max_in_flight=settings.limits.in_flight,
             expires_at=arrival.expires_at,
+            peers=arrival.peers,
         )
         return Life(
             connection,

@@ -277,6 +277,7 @@ class Life:
             self._answer_error(RefreshRefused(f"data.token: {error}", reply_id=request.reply_id))
         else:
             connection.expires_at = trio.current_time() + claims.seconds_left
+            connection.peers = claims.peers
             connection.send(Refreshed(expires_at=claims.expires_at_text), request.reply_id)
         finally:
             self._is_refreshing = False

@@ -20,6 +20,7 @@ FLAG: Final = "flag"
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 AuthMode = Literal["none", "jwt"]
+SendMode = Literal["open", "token", "file"]
 
 
 @attrs.frozen(kw_only=True)
@@ -143,6 +144,16 @@ class AuthSettings:
 
 
 @attrs.frozen(kw_only=True)
+class PolicySettings:
+    """Who may send to whom, and sees whom online. Of all others one is told that they are offline."""
+
+    send: SendMode = "open"
+    """Everybody to everybody (`open`), whom a token's `peers` names (`token`), or as `policy.file` says."""
+    file: str | None = None
+    """TOML or JSON file with `pairs` and `groups` of users, `*` for anybody. Read again when it changes."""
+
+
+@attrs.frozen(kw_only=True)
 class Settings:
     """Everything that can be set. `Settings()` holds the defaults."""
 
@@ -153,3 +164,4 @@ class Settings:
     http: HttpSettings = HttpSettings()
     origins: OriginSettings = OriginSettings()
     auth: AuthSettings = AuthSettings()
+    policy: PolicySettings = PolicySettings()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collab.core.registry import OnlineUser, Registry
     from collab.core.status import Status
     from collab.policy.auth import Claims
+    from collab.policy.sending import SendPolicy
     from collab.settings import Settings
 
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
@@ -37,7 +38,15 @@ class Registration:
 class Api:
     """The endpoints over one service's registry and status."""
 
-    def __init__(self, settings: Settings, registry: Registry, status: Status, ws_url: str) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        status: Status,
+        ws_url: str,
+        send_policy: SendPolicy | None = None,
+    ) -> None:
+        self._send_policy = send_policy
         self._public_url = settings.server.public_url
         self._registry = registry
         self._status = status
@@ -63,13 +72,13 @@ class Api:
 
     async def users_online(self) -> Response:
         """`GET /api/users/online`: a row for each user."""
-        users = [_row(user) for user in self._registry.online_users()]
+        users = [_row(user) for user in self._registry.online_users() if self._may_see(user.user_id)]
         return json_response({"users": users, "count": len(users)})
 
     async def user(self, user_id: str) -> Response:
         """`GET /api/users/{user_id}`: the user's row, 404 when offline."""
         user = self._registry.online_user(user_id)
-        if user is None:
+        if user is None or not self._may_see(user_id):
             raise Refused(404, "not_found", "this user is not online")
         return json_response(_row(user))
 
@@ -94,6 +103,13 @@ class Api:
                 "user_id, backend_url and display_name",
             }
         )
+
+    def _may_see(self, user_id: str) -> bool:
+        """Whether whoever asks may send to this user."""
+        if self._send_policy is None:
+            return True
+        claims: Claims = g.claims
+        return self._send_policy.allows(claims.user_id, claims.peers, user_id)
 
     def _collab_ws_url(self) -> str:
         if self._public_url:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collab.core.registry import Registry
     from collab.core.status import Status
     from collab.policy.auth import Authenticator
+    from collab.policy.sending import SendPolicy
     from collab.settings import Settings
 
 _log = get_logger()
@@ -26,14 +27,19 @@ _ANSWERED_WHILE_DRAINING = frozenset({"/health", "/ready"})
 
 
 def create_app(
-    settings: Settings, registry: Registry, status: Status, ws_url: str, authenticator: Authenticator
+    settings: Settings,
+    registry: Registry,
+    status: Status,
+    ws_url: str,
+    authenticator: Authenticator,
+    send_policy: SendPolicy | None = None,
 ) -> QuartTrio:
     """The HTTP app of one service. `ws_url` is handed out where a request does not say its Host."""
     app = QuartTrio("collab", static_folder=None)
     # A path means what it says, as in the door: a user's id may hold slashes.
     app.url_map.merge_slashes = False
     app.config["MAX_CONTENT_LENGTH"] = int(settings.limits.message_bytes)
-    api = Api(settings, registry, status, ws_url)
+    api = Api(settings, registry, status, ws_url, send_policy)
     app.add_url_rule("/", view_func=index)
     app.add_url_rule("/ws", view_func=upgrade_required)
     app.add_url_rule("/ws/<user_id>", view_func=upgrade_required)

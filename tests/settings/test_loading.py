@@ -87,6 +87,8 @@ def test_the_defaults_are_those_of_the_protocol():
         "auth.issuer": None,
         "auth.audience": None,
         "auth.leeway": 10,
+        "policy.send": "open",
+        "policy.file": None,
     }
 
 
