@@ -117,8 +117,10 @@ def check(config_file: Path | None) -> None:
     settings = load_settings(config_file, os.environ, {})
 
     from collab.policy.auth import Authenticator
+    from collab.policy.validation import EventRules
 
     Authenticator(settings.auth)
+    EventRules.from_settings(settings)
     click.echo("ok")
 
 

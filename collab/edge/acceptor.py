@@ -80,7 +80,7 @@ class Acceptor:
         self._pump = pump
         self._admission = Admission(settings.limits)
         self._origins = OriginPolicy(settings.origins)
-        self._rules = EventRules(max_recipients=settings.limits.max_recipients)
+        self._rules = EventRules.from_settings(settings)
         self._controls = Rate.with_seconds_at_once(settings.limits.control_frames, _SECONDS_AT_ONCE)
         self._errors = Rate.with_seconds_at_once(settings.limits.errors, _SECONDS_AT_ONCE)
         self._ids = itertools.count(1)

@@ -10,14 +10,32 @@ from collab.errors import FromUserMismatch, InvalidEvent, TooManyRecipients
 from collab.wire.text import has_control_or_bidi
 
 if TYPE_CHECKING:
+    from collab.policy.schemas import EventSchemas
+    from collab.settings import Settings
     from collab.wire.messages import RouteRequest
 
 
 class EventRules:
     """Whether a connection's user may send this event."""
 
-    def __init__(self, *, max_recipients: int) -> None:
+    def __init__(self, *, max_recipients: int, schemas: EventSchemas | None = None) -> None:
         self._max_recipients = max_recipients
+        self._schemas = schemas
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> EventRules:
+        """The rules that the settings ask for. Without validation no payload is looked at.
+
+        Raises:
+            SettingsError: a schema of `events.schema_dir` is no good.
+        """
+        schemas = None
+        if settings.events.validation != "off":
+            # Who does not validate does not load the validator.
+            from collab.policy.schemas import EventSchemas
+
+            schemas = EventSchemas.load(settings.events)
+        return cls(max_recipients=settings.limits.max_recipients, schemas=schemas)
 
     def check(self, request: RouteRequest, user_id: str) -> None:
         """Check one event of the user.
@@ -40,3 +58,5 @@ class EventRules:
             raise InvalidEvent(
                 f"data.to_users[{position}]: holds a control or bidi character", reply_id=request.reply_id
             )
+        if self._schemas is not None:
+            self._schemas.check(event, request.reply_id)

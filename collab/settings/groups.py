@@ -20,6 +20,7 @@ FLAG: Final = "flag"
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 AuthMode = Literal["none", "jwt"]
+EventValidation = Literal["off", "known", "strict"]
 
 
 @attrs.frozen(kw_only=True)
@@ -137,6 +138,17 @@ class AuthSettings:
 
 
 @attrs.frozen(kw_only=True)
+class EventSettings:
+    """Which events are routed."""
+
+    validation: EventValidation = "off"
+    """Whether payloads are checked: not at all (off), those of types with a schema, while others are routed
+    as they are (known), or those, and no event of another type is routed (strict)."""
+    schema_dir: str | None = None
+    """Directory of JSON Schemas, `TYPE.json` for the payloads of each type. None: the built-in types only."""
+
+
+@attrs.frozen(kw_only=True)
 class Settings:
     """Everything that can be set. `Settings()` holds the defaults."""
 
@@ -147,3 +159,4 @@ class Settings:
     http: HttpSettings = HttpSettings()
     origins: OriginSettings = OriginSettings()
     auth: AuthSettings = AuthSettings()
+    events: EventSettings = EventSettings()

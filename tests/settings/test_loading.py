@@ -75,6 +75,8 @@ def test_the_defaults_are_those_of_the_protocol():
         "origins.allowed": ("*",),
         "origins.allow_absent": True,
         "origins.allow_null": False,
+        "events.validation": "off",
+        "events.schema_dir": None,
     }
 
 
