@@ -154,6 +154,30 @@ SERVICE_MESSAGES = {
     ],
 }
 
+# What the payloads of the types in use must have (section Validation).
+PAYLOADS = {
+    "position_shared": [
+        "tests/policy/test_schemas.py::test_what_the_seed_sends_passes",
+        "tests/policy/test_schemas.py::test_a_payload_that_does_not_fit_is_refused_and_the_field_at_fault_is_named",
+        "tests/policy/test_schemas.py::test_a_payload_passes_as_plain_rules_say",
+    ],
+    "comment_added": [
+        "tests/policy/test_schemas.py::test_what_the_seed_sends_passes",
+        "tests/policy/test_schemas.py::test_a_payload_that_does_not_fit_is_refused_and_the_field_at_fault_is_named",
+        "tests/policy/test_schemas.py::test_a_payload_passes_as_plain_rules_say",
+    ],
+    "position_updated": [
+        "tests/policy/test_schemas.py::test_what_the_seed_sends_passes",
+        "tests/policy/test_schemas.py::test_a_payload_that_does_not_fit_is_refused_and_the_field_at_fault_is_named",
+        "tests/policy/test_schemas.py::test_a_payload_passes_as_plain_rules_say",
+    ],
+    "share_revoked": [
+        "tests/policy/test_schemas.py::test_what_the_seed_sends_passes",
+        "tests/policy/test_schemas.py::test_a_payload_that_does_not_fit_is_refused_and_the_field_at_fault_is_named",
+        "tests/policy/test_schemas.py::test_a_payload_passes_as_plain_rules_say",
+    ],
+}
+
 # The codes of `error` (section Errors).
 ERROR_CODES = {
     "invalid_json": [
@@ -169,6 +193,7 @@ ERROR_CODES = {
         "tests/edge/test_life.py::test_a_message_that_cannot_be_handled_is_an_error_and_the_connection_stays",
     ],
     "invalid_event": [
+        "tests/edge/test_payloads.py::test_an_event_that_does_not_fit_reaches_nobody_and_its_sender_stays",
         "tests/edge/test_life.py::test_a_message_that_cannot_be_handled_is_an_error_and_the_connection_stays",
     ],
     "from_user_mismatch": [
@@ -630,7 +655,7 @@ SENTENCES = {
             "tests/edge/test_life.py::test_an_event_of_any_type_reaches_its_recipients_and_is_acknowledged",
             "tests/edge/test_life.py::test_a_message_that_cannot_be_handled_is_an_error_and_the_connection_stays",
         ],
-        "Others are routed in the same way.": [
+        "Others are routed in the same way, unless `events.validation` is `strict`: see Validation.": [
             "tests/edge/test_life.py::test_an_event_of_any_type_reaches_its_recipients_and_is_acknowledged",
         ],
         "`ping` asks for a `pong`. `data` may be left out.": [
@@ -806,6 +831,41 @@ SENTENCES = {
             "tests/edge/test_life.py::test_a_websocket_ping_is_answered_with_its_own_payload",
         ],
     },
+    "Validation": {
+        (
+            "With `events.validation` set to `known` or `strict`, the `data` of an event must be as its type "
+            "says, and the answer to any other is `invalid_event`."
+        ): [
+            "tests/edge/test_payloads.py::test_an_event_that_does_not_fit_reaches_nobody_and_its_sender_stays",
+            "tests/policy/test_schemas.py::test_a_payload_that_does_not_fit_is_refused_and_the_field_at_fault_is_named",
+        ],
+        "Members that are not listed may be anything.": [
+            "tests/policy/test_schemas.py::test_a_payload_passes_as_plain_rules_say",
+        ],
+        "`position_id` has 1 to 256 characters.": [
+            "tests/policy/test_schemas.py::test_a_payload_that_does_not_fit_is_refused_and_the_field_at_fault_is_named",
+        ],
+        "An operator can replace these rules and add types.": [
+            "tests/policy/test_schemas.py::test_a_file_adds_its_type",
+            "tests/policy/test_schemas.py::test_a_file_replaces_the_schema_of_a_built_in_type",
+        ],
+        (
+            "With `known` an event of a type without rules is routed as it is; with `strict` it is "
+            "`invalid_event`."
+        ): [
+            "tests/policy/test_schemas.py::test_another_type_passes_unless_validation_is_strict",
+        ],
+        (
+            "What one parser may read in another way than the next is refused in such `data`: the same "
+            "member twice in an object, a number too large for a double or with more than 4,300 digits, and "
+            "more than 64 levels of objects and lists."
+        ): [
+            "tests/policy/test_schemas.py::test_a_member_that_is_given_twice_is_refused_wherever_it_is",
+            "tests/policy/test_schemas.py::test_a_recipient_that_takes_the_first_of_two_is_not_fooled",
+            "tests/policy/test_schemas.py::test_a_number_that_is_not_the_same_everywhere_is_refused",
+            "tests/policy/test_schemas.py::test_a_payload_has_at_most_64_levels",
+        ],
+    },
     "Errors": {
         (
             "An `error` answers one message. The connection stays open, and nothing of that message "
@@ -951,6 +1011,7 @@ TABLES = {
     "CLIENT_MESSAGES": CLIENT_MESSAGES,
     "EVENT_MEMBERS": EVENT_MEMBERS,
     "SERVICE_MESSAGES": SERVICE_MESSAGES,
+    "PAYLOADS": PAYLOADS,
     "ERROR_CODES": ERROR_CODES,
     "CLOSE_CODES": CLOSE_CODES,
     "REFUSALS": REFUSALS,
@@ -1049,6 +1110,12 @@ def test_every_message_of_the_service_has_a_row():
 
 def test_every_claim_has_a_row():
     assert list(CLAIMS) == first_cells("Tokens", "claim")
+
+
+def test_every_type_with_a_schema_has_a_row():
+    built_in = {file.stem for file in (PACKAGE / "policy" / "event_types").iterdir()}
+    assert set(PAYLOADS) == built_in
+    assert list(PAYLOADS) == [row[0].strip("`") for row in rows("Validation")]
 
 
 def test_every_error_code_has_a_row():

@@ -118,9 +118,11 @@ def check(config_file: Path | None) -> None:
 
     from collab.policy.auth import Authenticator
     from collab.policy.sending import send_policy
+    from collab.policy.validation import EventRules
 
     Authenticator(settings.auth)
     send_policy(settings.policy, settings.auth.mode)
+    EventRules.from_settings(settings)
     click.echo("ok")
 
 

@@ -69,6 +69,38 @@ underscores are left alone, unless one spells a setting, as `COLLAB_SERVER_PORT`
 ## Settings
 """
 
+_EVENT_SCHEMAS = """
+## Event schemas
+
+With `events.validation` set to `known` or `strict`, the payload of an event (the inner `data`) must match
+the schema of its type. The four types of the [protocol](protocol.md#validation) have theirs built in.
+`events.schema_dir` names a directory with more of them, one file `TYPE.json` for a type; one that is called
+like a built-in type replaces that type's schema. Other files in it are not looked at, and neither is any of
+them while `events.validation` is `off`.
+
+A file `price_alert.json`, for events of the type `price_alert`:
+
+```json
+{
+  "type": "object",
+  "properties": {
+    "symbol": {"type": "string", "pattern": "^[A-Z]{1,8}$"},
+    "chart_url": {"type": "string", "format": "http-url"}
+  },
+  "required": ["symbol"]
+}
+```
+
+- The language is [JSON Schema](https://json-schema.org), draft 2020-12 unless `$schema` names an older one.
+- `format` is checked. Beside the formats of the standard there is `http-url`, an absolute http or https URL.
+- Patterns are matched in linear time, so they have no lookaround and no backreferences.
+- A `$ref` leads to a place in the same file. Nothing is ever fetched.
+- The files are read once, at the start. One that is no such schema is an error there and in
+  `trio-collab config check`.
+- They are trusted: rules that refer to themselves from several branches (`anyOf` inside `anyOf`) can take
+  long to check.
+"""
+
 _EXIT_CODES = """
 ## Exit codes
 
@@ -108,7 +140,7 @@ def configuration_page() -> str:
         parts.append(f"\n### `[{group}]`\n\n{' '.join(about.split())}\n")
         parts.append("\n| name | environment, flag | default | meaning | value |\n|---|---|---|---|---|\n")
         parts += [_row(option) for option in options]
-    return "".join([*parts, _EXIT_CODES])
+    return "".join([*parts, _EVENT_SCHEMAS, _EXIT_CODES])
 
 
 def _groups(settings_class: type) -> Iterator[tuple[str, list[Option]]]:

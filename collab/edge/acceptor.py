@@ -82,12 +82,8 @@ class Acceptor:
         self._pump = pump
         self._admission = Admission(settings.limits)
         self._origins = OriginPolicy(settings.origins)
-        limits = settings.limits
-        self._rules = EventRules(
-            max_recipients=limits.max_recipients,
-            rate=Rate(limits.events_per_second, limits.burst or limits.events_per_second),
-        )
-        connects = Rate.with_seconds_at_once(limits.connects_per_second, _SECONDS_AT_ONCE)
+        self._rules = EventRules.from_settings(settings)
+        connects = Rate.with_seconds_at_once(settings.limits.connects_per_second, _SECONDS_AT_ONCE)
         self._connects_by_user, self._connects_by_address = Meters(connects), Meters(connects)
         self._controls = Rate.with_seconds_at_once(settings.limits.control_frames, _SECONDS_AT_ONCE)
         self._errors = Rate.with_seconds_at_once(settings.limits.errors, _SECONDS_AT_ONCE)

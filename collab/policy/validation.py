@@ -12,6 +12,8 @@ from collab.policy.rate import Meters, Rate
 from collab.wire.text import has_control_or_bidi
 
 if TYPE_CHECKING:
+    from collab.policy.schemas import EventSchemas
+    from collab.settings import Settings
     from collab.wire.messages import RouteRequest
 
 NO_LIMIT = Rate(0, 0)
@@ -21,11 +23,31 @@ _RECIPIENTS_A_UNIT = 10
 class EventRules:
     """Whether a connection's user may send this event."""
 
-    def __init__(self, *, max_recipients: int, rate: Rate = NO_LIMIT) -> None:
+    def __init__(
+        self, *, max_recipients: int, rate: Rate = NO_LIMIT, schemas: EventSchemas | None = None
+    ) -> None:
         self._max_recipients = max_recipients
         # One meter for each user, whatever connection the events come on.
         self._meters = Meters(rate)
         self._is_metered = self._meters.is_on
+        self._schemas = schemas
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> EventRules:
+        """The rules that the settings ask for. Without validation no payload is looked at.
+
+        Raises:
+            SettingsError: a schema of `events.schema_dir` is no good.
+        """
+        schemas = None
+        if settings.events.validation != "off":
+            # Who does not validate does not load the validator.
+            from collab.policy.schemas import EventSchemas
+
+            schemas = EventSchemas.load(settings.events)
+        limits = settings.limits
+        rate = Rate(limits.events_per_second, limits.burst or limits.events_per_second)
+        return cls(max_recipients=limits.max_recipients, rate=rate, schemas=schemas)
 
     def check(self, request: RouteRequest, user_id: str) -> None:
         """Check one event of the user.
@@ -52,3 +74,5 @@ class EventRules:
             units = -(-len(event.to_users) // _RECIPIENTS_A_UNIT) or 1
             if wait_seconds := self._meters.spend(user_id, units, trio.current_time()):
                 raise RateLimited(wait_seconds, reply_id=request.reply_id)
+        if self._schemas is not None:
+            self._schemas.check(event, request.reply_id)

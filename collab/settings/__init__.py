@@ -5,6 +5,8 @@ from __future__ import annotations
 from collab.settings.groups import (
     AuthMode,
     AuthSettings,
+    EventSettings,
+    EventValidation,
     HttpSettings,
     LimitSettings,
     LogFormat,
@@ -25,6 +27,8 @@ __all__ = [
     "AuthMode",
     "AuthSettings",
     "Duration",
+    "EventSettings",
+    "EventValidation",
     "HttpSettings",
     "LimitSettings",
     "Loaded",

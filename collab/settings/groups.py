@@ -21,6 +21,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 AuthMode = Literal["none", "jwt"]
 SendMode = Literal["open", "token", "file"]
+EventValidation = Literal["off", "known", "strict"]
 
 
 @attrs.frozen(kw_only=True)
@@ -153,6 +154,16 @@ class PolicySettings:
     """TOML or JSON file with `pairs` and `groups` of users, `*` for anybody. Read again when it changes."""
 
 
+class EventSettings:
+    """Which events are routed."""
+
+    validation: EventValidation = "off"
+    """Whether payloads are checked: not at all (off), those of types with a schema, while others are routed
+    as they are (known), or those, and no event of another type is routed (strict)."""
+    schema_dir: str | None = None
+    """Directory of JSON Schemas, `TYPE.json` for the payloads of each type. None: the built-in types only."""
+
+
 @attrs.frozen(kw_only=True)
 class Settings:
     """Everything that can be set. `Settings()` holds the defaults."""
@@ -165,3 +176,4 @@ class Settings:
     origins: OriginSettings = OriginSettings()
     auth: AuthSettings = AuthSettings()
     policy: PolicySettings = PolicySettings()
+    events: EventSettings = EventSettings()

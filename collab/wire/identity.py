@@ -74,7 +74,7 @@ def check_identity(
     check_user_id(user_id)
     if len(backend_url) > MAX_BACKEND_URL_CHARACTERS:
         raise _invalid(f"backend_url is longer than {MAX_BACKEND_URL_CHARACTERS:,} characters")
-    if not _is_absolute_http_url(backend_url):
+    if not is_absolute_http_url(backend_url):
         raise _invalid("backend_url must be an absolute http or https URL")
     if len(display_name) > MAX_DISPLAY_NAME_CHARACTERS:
         raise _invalid(f"display_name is longer than {MAX_DISPLAY_NAME_CHARACTERS} characters")
@@ -159,7 +159,8 @@ def _decoded(raw: str, name: str) -> str:
         raise _invalid(f"{name} is not percent-encoded UTF-8") from error
 
 
-def _is_absolute_http_url(url: str) -> bool:
+def is_absolute_http_url(url: str) -> bool:
+    """Whether this is an http or https URL with a host, and without spaces and control characters."""
     if not url.isprintable() or " " in url:
         return False
     try:

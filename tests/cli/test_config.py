@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import tomllib
+from contextlib import nullcontext
 from pathlib import Path
 
 import attrs
 import click
+import msgspec
 import pytest
 import typed_settings
 from click.testing import CliRunner
@@ -16,7 +18,10 @@ from typed_settings import SecretStr
 import collab
 from collab.cli.command import program
 from collab.cli.pages import configuration_page, settings_as_toml
-from collab.settings import Settings, load_settings, options_of, read_settings
+from collab.errors import InvalidEvent
+from collab.policy.validation import EventRules
+from collab.settings import EventSettings, Settings, load_settings, options_of, read_settings
+from collab.wire.messages import CollabEvent, RouteRequest
 
 PAGE = Path(collab.__file__).parent.parent / "docs" / "configuration.md"
 
@@ -81,6 +86,36 @@ def test_a_mistake_in_the_settings_is_one_line_and_exit_code_2(run, environment,
             "trio-collab: environment variable COLLAB_SERVER__PROT: no such setting; "
             "did you mean COLLAB_SERVER__PORT?\n",
         )
+
+
+def test_config_check_reads_the_event_schemas(run, environment, tmp_path):
+    environment.setenv("COLLAB_EVENTS__VALIDATION", "strict")
+    environment.setenv("COLLAB_EVENTS__SCHEMA_DIR", str(tmp_path))
+    file = tmp_path / "price_alert.json"
+    file.write_text("{}")
+    assert run("config", "check") == (0, "ok\n", "")
+    file.write_text('{"type": "thing"}')
+    code, output, errors = run("config", "check")
+    assert (code, output) == (2, "")
+    assert errors.startswith(f"trio-collab: events.schema_dir: {file}: type: ")
+    assert errors.count("\n") == 1
+
+
+def test_the_schema_on_the_page_is_one(tmp_path):
+    (example,) = re.findall(r"^```json\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    (tmp_path / "price_alert.json").write_text(example)
+    settings = Settings(events=EventSettings(validation="strict", schema_dir=str(tmp_path)))
+    rules = EventRules.from_settings(settings)
+    payloads = {
+        b'{"symbol":"ACME","chart_url":"https://example.org/acme"}': True,
+        b'{"symbol":"acme"}': False,
+        b'{"symbol":"ACME","chart_url":"acme"}': False,
+        b"{}": False,
+    }
+    for payload, fits in payloads.items():
+        event = RouteRequest(CollabEvent("price_alert", [], data=msgspec.Raw(payload)))
+        with nullcontext() if fits else pytest.raises(InvalidEvent):
+            rules.check(event, "ada")
 
 
 def test_a_file_that_is_missing_is_one_line_and_exit_code_2(run, tmp_path):

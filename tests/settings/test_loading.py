@@ -89,6 +89,8 @@ def test_the_defaults_are_those_of_the_protocol():
         "auth.leeway": 10,
         "policy.send": "open",
         "policy.file": None,
+        "events.validation": "off",
+        "events.schema_dir": None,
     }
 
 

@@ -225,6 +225,15 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(tmp_path):
     )
 
 
+def test_an_event_schema_that_is_none_is_one_line_and_exit_code_2(tmp_path):
+    (tmp_path / "schemas").mkdir()
+    (tmp_path / "schemas" / "price_alert.json").write_text("{")
+    environ = {"COLLAB_EVENTS__VALIDATION": "known", "COLLAB_EVENTS__SCHEMA_DIR": "schemas"}
+    with Command(tmp_path, "serve", "--port=0", "--log-file=", environ=environ) as command:
+        assert command.wait() == 2
+    assert command.errors == "trio-collab: events.schema_dir: schemas/price_alert.json: not JSON\n"
+
+
 @pytest.fixture
 def reloading(tmp_path):
     """A service under `--reload`, started from a copy of the package, and its config file."""
