@@ -154,6 +154,7 @@ class PolicySettings:
     """TOML or JSON file with `pairs` and `groups` of users, `*` for anybody. Read again when it changes."""
 
 
+@attrs.frozen(kw_only=True)
 class EventSettings:
     """Which events are routed."""
 
