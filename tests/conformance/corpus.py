@@ -147,9 +147,7 @@ class Case:
     def pieces(self) -> list[Piece]:
         """What is sent, in order."""
         return [
-            piece
-            for step in self.sent
-            for piece in ([step] if isinstance(step, Piece) else step.pieces())
+            piece for step in self.sent for piece in ([step] if isinstance(step, Piece) else step.pieces())
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -175,9 +173,7 @@ class Case:
 
 def load() -> dict[str, Case]:
     """Every recorded case by its id."""
-    return {
-        case_id: Case.from_json(data) for case_id, data in json.loads(FILE.read_text())["cases"].items()
-    }
+    return {case_id: Case.from_json(data) for case_id, data in json.loads(FILE.read_text())["cases"].items()}
 
 
 def save(about: str, cases: dict[str, Case]) -> None:
