@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 import trio
-from corpus import CLOSE, Case, Frame, FrameReader, Frames, Heard, Piece
+from autobahn_corpus import CLOSE, Case, Frame, FrameReader, Frames, Heard, Piece
 
 SHORT_BYTES = 2_000
 """What a case may send for its bytes to be kept as they are."""

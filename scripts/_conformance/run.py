@@ -17,7 +17,7 @@ import trio
 TESTS = Path(__file__).resolve().parents[2] / "tests"
 sys.path[:0] = [str(TESTS), str(TESTS / "conformance")]
 
-from corpus import load, save  # noqa: E402 - the tests' directory had to be put on the path first
+from autobahn_corpus import load, save  # noqa: E402 - the tests' directory had to be put on the path first
 from echo_service import SETTINGS, TARGET, echoing  # noqa: E402 - likewise
 from recorder import Recorder, case_of  # noqa: E402 - likewise
 

@@ -13,7 +13,7 @@ import attrs
 import pytest
 import trio
 import trio.testing
-from corpus import KINDS, Case, Frame, FrameReader, Heard, Piece, echo_of, load
+from autobahn_corpus import KINDS, Case, Frame, FrameReader, Heard, Piece, echo_of, load
 from counts import count
 from echo_service import SETTINGS, TARGET, echoing
 from peers import CLOSE, PATIENCE_SECONDS, UPGRADE, head, read_answer

@@ -1,4 +1,4 @@
-"""Owns the recorded conformance cases: what is in corpus.json, and the frames in a stream of bytes.
+"""Owns the recorded conformance cases: what is in autobahn_corpus.json, and the frames in a stream of bytes.
 
 A case is what the Autobahn fuzzing client said after the handshake, piece by piece, and what it takes for
 an answer. `scripts/conformance --record` writes the file.
@@ -14,7 +14,7 @@ import attrs
 from peers import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 from peers import frame as client_frame
 
-FILE = Path(__file__).with_name("corpus.json")
+FILE = Path(__file__).with_name("autobahn_corpus.json")
 
 KINDS = {TEXT: "text", BINARY: "binary", PING: "ping", PONG: "pong"}
 
