@@ -191,6 +191,7 @@ class Life:
             self._lose()
         if self._tap.scanner.peer_closed or self._tap.ended or self._tap.is_broken:
             return
+        self._tap.scanner.odd_refused()
         if closed.reason is not None and closed.reason.code == CloseCode.INVALID_UTF8:
             self.connection.end(Close(CloseCode.INVALID_UTF8, "A text message is not UTF-8"))
         else:

@@ -119,11 +119,15 @@ class FrameScanner:
         self.peer_closed = False
         """Whether the peer's close frame was seen."""
         self.failed = False
-        """Whether a rule was broken, so that frames cannot be told apart any more."""
+        """Whether a rule was broken, so that the peer's close frame may never be found."""
 
     def odd_taken(self) -> None:
         """One message that was let through has been handed on."""
         self._odd_under_way -= 1
+
+    def odd_refused(self) -> None:
+        """What was let through broke a rule that is not checked here: only a close frame counts now."""
+        self.failed = True
 
     def feed(self, data: bytes) -> Scan:
         """Take the next bytes. After a close frame or a violation everything is ignored."""

@@ -242,6 +242,17 @@ async def test_a_peer_that_answers_no_close_frame_is_closed_by_force(open_over_s
 
 
 @pytest.mark.trio
+async def test_a_peer_in_the_middle_of_a_frame_that_is_not_utf8_hears_the_end_at_once(open_over_sockets):
+    settings = Settings(timeouts=TimeoutSettings(close=Duration("1m")))
+    async with open_over_sockets(settings) as local, unharmed(local):
+        ada = await local.connect("ada")
+        await ada.stream.send_all(frame(TEXT, b"ab\xff", fin=False, size=20))
+        # Its close frame would be taken for the rest of the text: only the end of our side tells it to go.
+        assert (await read_to_end(ada.stream))[2:4] == b"\x03\xef"
+        await ada.stream.aclose()
+
+
+@pytest.mark.trio
 async def test_half_a_frame_and_then_nothing_is_4005(open_over_sockets):
     timeouts = TimeoutSettings(
         ping_interval=Duration("200ms"), ping_timeout=Duration("200ms"), close=Duration("200ms")
