@@ -18,7 +18,7 @@ import attrs
 from rich.console import Console
 from rich.table import Table
 
-from _mutants.faults import FAULTS, ROOT, Fault, Stale
+from _mutants.faults import FAULTS, ROOT, Stale
 
 TESTS = (
     "tests/core",

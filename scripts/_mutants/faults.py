@@ -58,7 +58,7 @@ class Fault:
 FAULTS: Final = (
     Fault(
         "drop",
-        "The last of several frames for one connection is lost, while its sender is told that it got through.",
+        "The last of several frames for one connection is lost, and its sender is told that it arrived.",
         (Edit(_MAILBOX, 'data += b"".join(self._fresh)', 'data += b"".join(self._fresh[:-1])'),),
     ),
     Fault(
