@@ -94,7 +94,7 @@ def broken(game):
 def test_events_that_arrive_and_are_acknowledged_are_forgotten_without_a_fault(game):
     book, ada, bob = game.book, game.ada, game.bob
     for number in range(3):
-        book.send(ada, ["bob", "absent-1"], 0, 0.0)
+        book.send(ada, ["bob", "absent-1"], 0, 0.0, 0.1)
         book.receive(bob, event(ada, number, ["bob", "absent-1"]), 0.5)
         book.acknowledge(ada, ack(number, 1, 2, ["absent-1"]))
     assert book.late == [0.5] * 3
@@ -104,7 +104,7 @@ def test_events_that_arrive_and_are_acknowledged_are_forgotten_without_a_fault(g
 
 
 def test_an_event_that_was_acknowledged_and_never_came_breaks_i2(game):
-    game.book.send(game.ada, ["bob"], 0, 0.0)
+    game.book.send(game.ada, ["bob"], 0, 0.0, 0.0)
     game.book.acknowledge(game.ada, ack(0, 1, 1))
     game.book.look_for_overdue(PATIENCE_SECONDS - 1)
     assert broken(game) == set()
@@ -113,7 +113,7 @@ def test_an_event_that_was_acknowledged_and_never_came_breaks_i2(game):
 
 
 def test_an_event_without_an_ack_breaks_i2(game):
-    game.book.send(game.ada, ["cy"], 0, 0.0)
+    game.book.send(game.ada, ["cy"], 0, 0.0, 0.0)
     game.book.give_up_all()
     assert broken(game) == {"I2"}
 
@@ -131,25 +131,25 @@ def test_an_event_without_an_ack_breaks_i2(game):
     ids=["names who stays", "out of order", "twice", "wrong total", "wrong sum", "names somebody else"],
 )
 def test_an_ack_that_is_not_true_is_noted(game, acks, promise):
-    game.book.send(game.ada, ["bob"], 0, 0.0)
+    game.book.send(game.ada, ["bob"], 0, 0.0, 0.0)
     for one in acks:
         game.book.acknowledge(game.ada, one)
     assert promise in broken(game)
 
 
 def test_an_ack_that_counts_who_was_never_there_breaks_i1(game):
-    game.book.send(game.ada, ["absent-1"], 0, 0.0)
+    game.book.send(game.ada, ["absent-1"], 0, 0.0, 0.0)
     game.book.acknowledge(game.ada, ack(0, 1, 1))
     assert broken(game) == {"I1"}
 
 
 def test_an_ack_that_names_who_got_the_event_breaks_i2_whichever_comes_first(game):
     book, ada, cy = game.book, game.ada, game.cy
-    book.send(ada, ["cy", "bob"], 0, 0.0)
+    book.send(ada, ["cy", "bob"], 0, 0.0, 0.0)
     book.receive(cy, event(ada, 0, ["cy", "bob"]), 0.1)
     book.acknowledge(ada, ack(0, 1, 2, ["cy"]))
     assert book.faults["I2"] == 1
-    book.send(ada, ["cy", "bob"], 0, 0.0)
+    book.send(ada, ["cy", "bob"], 0, 0.0, 0.0)
     book.acknowledge(ada, ack(1, 1, 2, ["cy"]))
     book.receive(cy, event(ada, 1, ["cy", "bob"]), 0.1)
     assert book.faults["I2"] == 2
@@ -158,14 +158,14 @@ def test_an_ack_that_names_who_got_the_event_breaks_i2_whichever_comes_first(gam
 @pytest.mark.parametrize(("numbers", "is_broken"), [([0, 1], False), ([0, 0], True), ([1, 0], True)])
 def test_order_and_duplicates_are_i3(game, numbers, is_broken):
     for _ in range(2):
-        game.book.send(game.ada, ["bob"], 0, 0.0)
+        game.book.send(game.ada, ["bob"], 0, 0.0, 0.0)
     for number in numbers:
         game.book.receive(game.bob, event(game.ada, number, ["bob"]), 0.1)
     assert broken(game) == ({"I3"} if is_broken else set())
 
 
 def test_a_forged_sender_is_i6_and_an_event_for_somebody_else_i1(game):
-    game.book.send(game.ada, ["bob"], 0, 0.0)
+    game.book.send(game.ada, ["bob"], 0, 0.0, 0.0)
     game.book.receive(game.bob, event(game.ada, 0, ["bob"], from_user="cy"), 0.1)
     assert broken(game) == {"I6"}
     game.book.receive(game.cy, event(game.ada, 0, ["bob"]), 0.1)
@@ -173,6 +173,6 @@ def test_a_forged_sender_is_i6_and_an_event_for_somebody_else_i1(game):
 
 
 def test_an_event_that_was_changed_on_its_way_is_i1(game):
-    game.book.send(game.ada, ["bob"], 3, 0.0)
+    game.book.send(game.ada, ["bob"], 3, 0.0, 0.0)
     game.book.receive(game.bob, event(game.ada, 0, ["bob"], text="xx"), 0.1)
     assert broken(game) == {"I1"}

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 LEAST_MINUTES = 2.0
 _WARM_UP_PART = 0.2
 _LEAST_WARM_UP_SECONDS = 20.0
+_MOST_BEHIND_SECONDS = 1.0
+_SENDS_AT_ONCE = 64
 _QUIET_SECONDS = 2.5
-_BACK_SECONDS = 20.0
+_BACK_SECONDS = 30.0
 _TOUCH_CLIENTS = 24
 _TOUCH_SECONDS = 3.0
 
@@ -121,7 +123,7 @@ def _soak(server: Server, arguments: argparse.Namespace, draw: random.Random, co
             console.print(reading.line())
 
     others = arguments.clients - int(arguments.clients * STAYING)
-    run.slipped_seconds = _drive(crowd, seconds, rate=arguments.rate, others=others, tick=tick)
+    run.skipped = _drive(crowd, seconds, rate=arguments.rate, others=others, tick=tick) / seconds
     run.cpu = (server.cpu_seconds - cpu[0]) / seconds, (time.process_time() - cpu[1]) / seconds
     crowd.wait_for_all()
     crowd.leave_all()
@@ -130,21 +132,29 @@ def _soak(server: Server, arguments: argparse.Namespace, draw: random.Random, co
 
 
 def _drive(crowd: Crowd, seconds: float, *, rate: float, others: int, tick: Callable[[], None]) -> float:
-    """Keep the crowd busy for so long, in an open loop; by how much that fell behind at worst, in seconds."""
+    """Keep the crowd busy for so long, in an open loop; how many seconds of events had to be left out.
+
+    A machine that is busy elsewhere for more than a second is not made to catch up: that would be
+    another load than the one asked for, and would fill queues that say nothing of the service.
+    """
     begin = now = time.monotonic()
+    sends_from = begin
     sends = leaves = ticks = 0
     churn = others / LIFE_SECONDS
-    slipped = 0.0
+    skipped = 0.0
     while now < begin + seconds:
-        due = begin + sends / rate
-        slipped = max(slipped, now - due)
+        due = sends_from + sends / rate
+        if now - due > _MOST_BEHIND_SECONDS:
+            skipped += now - due
+            sends_from += now - due
+            due = now
         # Now and then the sockets must be looked at, however much is due.
-        for _ in range(64):
+        for _ in range(_SENDS_AT_ONCE):
             if due > now:
                 break
             crowd.send(due)
             sends += 1
-            due = begin + sends / rate
+            due = sends_from + sends / rate
         if begin + leaves / churn <= now:
             leaves += 1
             crowd.leave()
@@ -157,7 +167,7 @@ def _drive(crowd: Crowd, seconds: float, *, rate: float, others: int, tick: Call
             crowd.look_after()
         crowd.turn(max(min(due, begin + leaves / churn, begin + ticks) - time.monotonic(), 0.0))
         now = time.monotonic()
-    return slipped
+    return skipped
 
 
 def _wait_until_back(server: Server, crowd: Crowd, run: Run) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from _soak.book import Book
+from _soak.book import PATIENCE_SECONDS, Book
 from _soak.client import Client, Request, Sockets, text_frames
 from collab.bench.frames import PING, client_frame
 
@@ -23,7 +23,7 @@ STAYING = 0.6
 LIFE_SECONDS = 10.0
 """How long one of the others stays, on average."""
 
-_LEAVE_SECONDS = 15.0
+_LEAVE_SECONDS = 30.0
 """Until when a client that leaves must see the end. A stalled one fills its mailbox first."""
 
 _SIZES = (0, 40, 100, 200, 1_000, 4_000, 20_000, 48_000)
@@ -204,7 +204,7 @@ class Crowd:
 
     def wait_for_all(self) -> None:
         """Wait until every event of those who stay is where it belongs; what is not then is a fault."""
-        self.settle(lambda: not self.book.owed and not self._open_calls, 10)
+        self.settle(lambda: not self.book.owed and not self._open_calls, PATIENCE_SECONDS)
         self.book.give_up_all()
         for client in self._stayers:
             if client.lies:
@@ -221,7 +221,7 @@ class Crowd:
             stalled.leaving = stalled.leaving or "reset"
             stalled.drop()
             self._forget(stalled)
-        if not self.settle(lambda: not self._leaving, 10):
+        if not self.settle(lambda: not self._leaving, _LEAVE_SECONDS + 1):
             self.look_after()
 
     def opened(self, client: Client) -> None:
@@ -311,7 +311,7 @@ class Crowd:
     def _post(
         self, sender: Client, to_users: list[str], size: int, due: float, *, is_split: bool = False
     ) -> None:
-        event = self.book.send(sender, to_users, size, due)
+        event = self.book.send(sender, to_users, size, due, time.monotonic())
         claimed = f'"from_user":"{sender.user_id}",' if event.number % 2 else ""
         payload = (
             f'{{"event":"collab_event","id":{event.number},"data":{{"type":"soak",{claimed}'

@@ -52,8 +52,8 @@ class Run:
     readings: list[Reading] = attrs.field(factory=list)
     after: Holdings | None = None
     """With nobody there any more."""
-    slipped_seconds: float = 0.0
-    """How far the load fell behind its rate at worst."""
+    skipped: float = 0.0
+    """The part of the events that was left out because the load got no CPU time."""
     cpu: tuple[float, float] = (0.0, 0.0)
     """CPU time of the service and of the load, a second."""
     exit_code: int | None = None

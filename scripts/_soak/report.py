@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from _soak.reading import Run
     from _soak.verdict import Growth
 
-_WIDEST_SLIP_SECONDS = 5.0
+_MOST_SKIPPED = 0.25
 _PROMISES = ("I1", "I2", "I3", "I4", "I6", "I7")
 
 
@@ -78,7 +78,7 @@ def print_report(run: Run, console: Console) -> bool:
         f"p99 of a second: median {median(p99):.1f} ms, worst {max(p99):.1f} ms, "
         f"9 in 10 below {percentile(p99, 0.9):.1f} ms; "
         f"CPU: service {run.cpu[0]:.0%}, load {run.cpu[1]:.0%}; "
-        f"the load fell behind by {run.slipped_seconds * 1000:.0f} ms at worst"
+        f"{run.skipped:.1%} of the load left out because the machine was busy"
     )
     console.print("SOUND" if is_sound else "FALLS SHORT")
     return is_sound
@@ -125,7 +125,7 @@ def _print_promises(run: Run, console: Console) -> bool:
         book.fault("exit", f"the service ended with {run.exit_code}")
     for line in run.complaints:
         book.fault("log", line)
-    if run.slipped_seconds > _WIDEST_SLIP_SECONDS:
+    if run.skipped > _MOST_SKIPPED:
         book.fault("load", "the load could not keep its rate: the machine is too busy to judge by this run")
     table = Table("promise", "broken", "first")
     for promise in dict.fromkeys((*_PROMISES, *book.faults)):
