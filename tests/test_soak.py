@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,9 @@ import pytest
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 
 from _soak.book import PATIENCE_SECONDS, Book
-from _soak.report import FLATS
+from _soak.reading import MIB, Run
+from _soak.report import FLATS, look_for_leftovers
+from _soak.server import Holdings
 from _soak.verdict import growth
 
 SECONDS = 96
@@ -50,6 +53,18 @@ def test_the_line_is_that_of_the_floor_whatever_rises_above_it():
     assert found.value == pytest.approx(10)
     assert found.low == pytest.approx(found.high) == pytest.approx(10)
     assert (found.start, found.end) == pytest.approx((0, 94 / 60))
+
+
+@pytest.mark.parametrize(
+    ("heap_mib", "objects", "is_broken"), [(0.5, 12_000, False), (2.4, 0, True), (0, 30_000, True)]
+)
+def test_memory_that_is_still_in_use_once_everybody_left_breaks_i7(heap_mib, objects, is_broken):
+    before = Holdings(14, 12, 2, 289_000, 12 * MIB, 57 * MIB)
+    after = Holdings(14, 12, 2, 289_000 + objects, int((12 + heap_mib) * MIB), 90 * MIB)
+    run = Run(book=Book(), ways=Counter(), before=before, warm_up_seconds=24, rate=1000, after=after)
+    look_for_leftovers(run)
+    assert run.book.faults["I7"] == is_broken
+    assert after.is_back_at(before)
 
 
 # The book

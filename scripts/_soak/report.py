@@ -16,9 +16,14 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from _soak.reading import Run
+    from _soak.server import Holdings
     from _soak.verdict import Growth
 
 _MOST_SKIPPED = 0.25
+_MOST_HEAP_LEFT_BYTES = MIB
+"""Caches and tables that keep their size after the first crowd; found: 0.3 to 0.6 MiB, however long it lasts."""
+_MOST_BLOCKS_LEFT = 25_000
+"""The same; found: 10,000 to 12,000, garbage that waits for its collector included."""
 _PROMISES = ("I1", "I2", "I3", "I4", "I6", "I7")
 
 
@@ -74,6 +79,7 @@ def print_report(run: Run, console: Console) -> bool:
         f"{book.sent} events sent, {book.acked} acknowledged, {book.delivered} delivered, "
         f"{book.undelivered} named undelivered; {ways}"
     )
+    console.print(f"with nobody there, before and after: {_emptied(run.before)}; {_emptied(run.after)}")
     console.print(
         f"p99 of a second: median {median(p99):.1f} ms, worst {max(p99):.1f} ms, "
         f"9 in 10 below {percentile(p99, 0.9):.1f} ms; "
@@ -82,6 +88,15 @@ def print_report(run: Run, console: Console) -> bool:
     )
     console.print("SOUND" if is_sound else "FALLS SHORT")
     return is_sound
+
+
+def _emptied(held: Holdings | None) -> str:
+    if held is None:
+        return "not read"
+    return (
+        f"{held.tasks} tasks, {held.descriptors} descriptors, {held.threads} threads, "
+        f"{held.heap_bytes / MIB:.1f} MiB of heap, {held.blocks:,} objects, RSS {held.rss_bytes / MIB:.1f} MiB"
+    )
 
 
 def _print_growth(settled: list[Reading], seconds: float, console: Console) -> bool:
@@ -119,8 +134,22 @@ def _print_growth(settled: list[Reading], seconds: float, console: Console) -> b
     return is_sound
 
 
+def look_for_leftovers(run: Run) -> None:
+    """I7 for memory: with nobody there any more, what is in use of it is what it was before anybody came.
+
+    The sharpest of all: neither holes nor full mailboxes nor a busy machine blur it.
+    """
+    before, after = run.before, run.after
+    if after is None:
+        return
+    heap, blocks = after.heap_bytes - before.heap_bytes, after.blocks - before.blocks
+    if heap > _MOST_HEAP_LEFT_BYTES or blocks > _MOST_BLOCKS_LEFT:
+        run.book.fault("I7", f"memory left in use: {heap / MIB:.1f} MiB of heap, {blocks:,} Python objects")
+
+
 def _print_promises(run: Run, console: Console) -> bool:
     book = run.book
+    look_for_leftovers(run)
     if run.exit_code != 0:
         book.fault("exit", f"the service ended with {run.exit_code}")
     for line in run.complaints:
