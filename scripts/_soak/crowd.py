@@ -8,6 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from _bench.servers import Failed
 
 from _soak.book import PATIENCE_SECONDS, Book
 from _soak.client import Client, Request, Sockets, text_frames
@@ -93,7 +94,11 @@ class Crowd:
         return True
 
     def let_stayers_in(self, count: int) -> None:
-        """Connect those who stay. One user in eight has two connections."""
+        """Connect those who stay. One user in eight has two connections.
+
+        Raises:
+            Failed: one was not let in.
+        """
         users = [f"stay-{i}" for i in range(count - count // 9)]
         users += users[: count - len(users)]
         for i, user_id in enumerate(users):
@@ -102,8 +107,9 @@ class Crowd:
             )
             self._stayers.append(client)
             self.settle(lambda: sum(not c.is_open for c in self._stayers) < _AT_ONCE, 10)
-        if not self.settle(lambda: all(client.is_open for client in self._stayers), 20):
-            self.book.fault("connect", "those who stay were not all let in")
+        self.settle(lambda: all(client.is_open for client in self._stayers), 20)
+        if len(self._stayers) < count or not all(client.is_open for client in self._stayers):
+            raise Failed(f"those who stay were not all let in: {self.book.first.get('end', 'in time')}")
 
     def block_each_stayer_once(self) -> None:
         """Make each of them stop reading until the service cannot write, and read on.
@@ -157,6 +163,9 @@ class Crowd:
     def send(self, due: float) -> None:
         """One event from somebody to some."""
         draw = self._draw
+        if not self._stayers:
+            # All were sent away, each of them a fault.
+            return
         pick = draw.random()
         sender = draw.choice(self._others) if pick < 0.3 and self._others else draw.choice(self._stayers)
         if not sender.is_open:

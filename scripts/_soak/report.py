@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from _soak.server import Holdings
     from _soak.verdict import Growth
 
-_MOST_SKIPPED = 0.25
+_MOST_SKIPPED = 0.05
 _MOST_HEAP_LEFT_BYTES = MIB
-"""Caches and tables that keep their size after the first crowd; found: 0.3 to 0.6 MiB, however long it lasts."""
+"""Caches and tables keep their size after the first crowd; found: 0.3 to 0.6 MiB, however long it lasts."""
 _MOST_BLOCKS_LEFT = 25_000
 """The same; found: 10,000 to 12,000, garbage that waits for its collector included."""
 _PROMISES = ("I1", "I2", "I3", "I4", "I6", "I7")
@@ -95,7 +95,8 @@ def _emptied(held: Holdings | None) -> str:
         return "not read"
     return (
         f"{held.tasks} tasks, {held.descriptors} descriptors, {held.threads} threads, "
-        f"{held.heap_bytes / MIB:.1f} MiB of heap, {held.blocks:,} objects, RSS {held.rss_bytes / MIB:.1f} MiB"
+        f"{held.heap_bytes / MIB:.1f} MiB of heap, {held.blocks:,} objects, "
+        f"RSS {held.rss_bytes / MIB:.1f} MiB"
     )
 
 
