@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from _soak.server import Holdings
     from _soak.verdict import Growth
 
-_MOST_SKIPPED = 0.05
+_MOST_SKIPPED = 0.2
 _MOST_HEAP_LEFT_BYTES = MIB
 """Caches and tables keep their size after the first crowd; found: 0.3 to 0.6 MiB, however long it lasts."""
 _MOST_BLOCKS_LEFT = 25_000
