@@ -95,7 +95,7 @@ def run_load(server: Server, arguments: tuple[str, ...]) -> dict[str, Any]:
             text=True,
             check=False,
             timeout=RUN_SECONDS,
-            preexec_fn=lambda: _pin(LOAD_CPU),
+            preexec_fn=lambda: pin(LOAD_CPU),
         )
     if not load.stdout:
         raise Failed(load.stderr.strip())
@@ -110,7 +110,7 @@ def run_load(server: Server, arguments: tuple[str, ...]) -> dict[str, Any]:
 def running(server: Server) -> Iterator[tuple[str, int]]:
     """The server's URL and process, from its start to its end. It has an empty directory to itself."""
     with tempfile.TemporaryDirectory(prefix="trio-collab-bench-") as directory:
-        port = _free_port()
+        port = free_port()
         with (Path(directory) / "output").open("wb") as output:
             process = subprocess.Popen(
                 [part.format(port=port) for part in server.command],
@@ -118,10 +118,10 @@ def running(server: Server) -> Iterator[tuple[str, int]]:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                preexec_fn=lambda: _pin(SERVER_CPU),
+                preexec_fn=lambda: pin(SERVER_CPU),
             )
         try:
-            _wait_for(port, process)
+            wait_for(port, process)
             yield f"ws://127.0.0.1:{port}", process.pid
         finally:
             process.terminate()
@@ -145,19 +145,25 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _pin(number: int) -> None:
+def pin(number: int) -> None:
     """Stay on this one of the CPUs that we may use, where there are several."""
     if hasattr(os, "sched_setaffinity") and len(cpus := sorted(os.sched_getaffinity(0))) > 1:
         os.sched_setaffinity(0, {cpus[number]})
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of the loopback interface that nobody listened on a moment ago."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
 
 
-def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Wait until the process listens.
+
+    Raises:
+        Failed: it ended, or took too long.
+    """
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:

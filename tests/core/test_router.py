@@ -64,6 +64,18 @@ async def test_an_event_reaches_its_recipients_and_nobody_else(core: Core) -> No
 
 
 @pytest.mark.trio
+async def test_an_event_for_one_user_never_reaches_another_whose_id_looks_alike(core: Core) -> None:
+    sender = core.register("sender")
+    alike = {user_id: core.register(user_id) for user_id in ("Ada", "ada", "ada ", "a\u0301da", "\u00e1da")}
+    for user_id in alike:
+        await core.route(sender, (user_id, [user_id]))
+    await core.route(sender, ("nobody", ["ADA", " ada"]))
+    for user_id, connection in alike.items():
+        assert await events_of(connection) == [user_id]
+    assert (await acks_of(sender))[-1] == ("nobody", 0, 2, ["ADA", " ada"])
+
+
+@pytest.mark.trio
 async def test_recipients_who_are_offline_are_named(core: Core) -> None:
     ada, bob = core.register("ada"), core.register("bob")
     await core.route(ada, ("1", ["x", "bob", "y"]), ("2", ["z"]))
