@@ -16,7 +16,7 @@ from collab.core.status import Status
 from collab.edge.acceptor import Acceptor
 from collab.edge.door import Door
 from collab.edge.keepalive import Sweeper
-from collab.edge.listen import Address, local_addresses, open_listeners
+from collab.edge.listen import Address, PatientListener, local_addresses, open_listeners
 from collab.edge.pump import Pump
 from collab.observe.events import EventLog
 from collab.observe.log import get_logger
@@ -123,7 +123,8 @@ class Service:
                         await nursery.start(self._pump.run)
                     nursery.start_soon(self._tick_event_log)
                     if listeners:
-                        nursery.start_soon(trio.serve_listeners, self._door.serve, list(listeners))
+                        patient = [PatientListener(listener) for listener in listeners]
+                        nursery.start_soon(trio.serve_listeners, self._door.serve, patient)
                     task_status.started(self)
                     await self._drain_asked.wait()
                     await self._drain(self._door)

@@ -23,7 +23,8 @@ PATIENCE_SECONDS = 15.0
 class Command:
     """One run of the command, in a directory of its own. Owns the process.
 
-    Whoever gives a `stdout` owns that, and the output is not read here. `files` is how many it may open.
+    Whoever gives a `stdout` owns that, and the output is not read here. `files` is how many it may open,
+    `redirect` what a shell does with its output.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Command:
         python_path=PACKAGE.parent,
         stdout=subprocess.PIPE,
         files=None,
+        redirect="",
     ):
         inherited = {
             name: value
@@ -46,6 +48,8 @@ class Command:
         command = [sys.executable, "-m", "collab", *arguments]
         if files is not None:
             command = ["sh", "-c", f'ulimit -n {files}; exec "$@"', "sh", *command]
+        if redirect:
+            command = ["sh", "-c", f'exec "$@" {redirect}', "sh", *command]
         self._process = subprocess.Popen(
             command,
             cwd=directory,

@@ -7,8 +7,7 @@ import signal
 import socket
 import time
 
-import attrs
-from clients import Clients, Traffic, answer_of, open_files
+from clients import Clients, Traffic, open_files
 from commands import Command
 from counts import count
 from peers import UPGRADE, head
