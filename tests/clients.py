@@ -41,10 +41,13 @@ class Client(Life):
     connection: Connection = attrs.field(init=False)
     heard: list[dict[str, Any]] = attrs.field(factory=list)
     """Every message but events and acks, which are in the ledger."""
-    is_upgraded: bool = False
-    """Whether any frame has come."""
     ended: str | None = None
     """How the service ended it: its close code and reason, or the status line of a refusal."""
+
+    @property
+    def is_upgraded(self) -> bool:
+        """Whether the answer to its upgrade was 101."""
+        return self.connection._is_upgraded
 
     @property
     def is_connected(self) -> bool:
@@ -184,7 +187,6 @@ class Clients:
 
     def connected(self, connection: Connection) -> None:
         """See `collab.bench.connection.Owner`."""
-        self._of[connection].is_upgraded = True
 
     def ended(self, connection: Connection, reason: str) -> None:
         """See `collab.bench.connection.Owner`."""

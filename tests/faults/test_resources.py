@@ -14,6 +14,8 @@ import time
 import pytest
 from clients import Clients, Traffic, answer_of, open_files
 from commands import Command
+from counts import count
+from peers import UPGRADE, head
 
 FILES = 256
 CLIENTS = 400
@@ -21,9 +23,10 @@ SERVE = ["serve", "--host=127.0.0.1", "--port=0"]
 OVERLOADED = 'HTTP/1.1 503 Service Unavailable {"error":"too many connections in total","code":"overloaded"}'
 
 
-def stop(command):
-    """End the service in good order."""
+def stop(command, clients):
+    """End the service in good order, with clients that read on."""
     command.signal(signal.SIGTERM)
+    clients.until(lambda: command.has_ended)
     assert command.wait() == 0
 
 
@@ -67,7 +70,7 @@ def test_without_a_descriptor_the_connected_go_on_and_newcomers_are_let_in_as_so
         assert all(client.is_connected for client in let_in[100:])
         clients.ledger.check()
         assert answer_of(clients.address, "/health")[0] == 200
-        stop(command)
+        stop(command, clients)
         assert command.errors == ""
         assert "Traceback" not in command.output
         assert 1 <= command.output.count("Connections have to wait") <= 2
@@ -103,7 +106,7 @@ def test_a_full_disk_costs_log_lines_which_are_counted_and_told(tmp_path):
         command.signal(signal.SIGHUP)
         command.line("Log reopened")
         clients.exchange(*pair)
-        stop(command)
+        stop(command, clients)
         assert command.errors == ""
     # As many are missing as the console has and the file has not.
     told, *others = command.output.splitlines(), *log.read_text().splitlines()
@@ -143,7 +146,7 @@ def serve_through(command, log):
         for _ in range(100):
             clients.exchange(*pair)
         clients.live_for(0.2, lambda: pair[0].in_flight or pair[0].send_event(["bob"]))
-        stop(command)
+        stop(command, clients)
     assert command.errors == ""
     assert "Stopped" in log.read_text().splitlines()[-1]
 
@@ -190,7 +193,7 @@ def test_a_log_whose_directory_is_gone_goes_on_where_it_was_and_serving_with_it(
         directory.mkdir()
         command.signal(signal.SIGHUP)
         clients.exchange(*pair)
-        stop(command)
+        stop(command, clients)
         assert command.errors == ""
     assert "Stopped" in (directory / "service.log").read_text()
 
@@ -208,7 +211,7 @@ def test_a_service_that_was_stopped_for_longer_than_any_timeout_throws_nobody_ou
         crowd = clients.connect((f"u{number}" for number in range(50)), stays=True)
         traffic = Traffic(crowd, 500)
         clients.live_for(1, traffic.send_due)
-        for _ in range(3):
+        for _ in range(count(1, 10)):
             command.signal(signal.SIGSTOP)
             clients.live_for(1.5, traffic.send_due)
             command.signal(signal.SIGCONT)
@@ -217,4 +220,43 @@ def test_a_service_that_was_stopped_for_longer_than_any_timeout_throws_nobody_ou
         assert [client.ended for client in crowd] == [None] * len(crowd)
         clients.ledger.check()
         assert not [event for event in clients.ledger.events.values() if event.undelivered]
-        stop(command)
+        stop(command, clients)
+
+
+def test_a_reader_that_catches_up_while_the_service_is_stopped_is_not_taken_for_a_slow_one(tmp_path):
+    environ = {"COLLAB_LIMITS__SLOW_CONSUMER": "2s"}
+    arguments = [*SERVE, "--log-file="]
+    with (
+        Command(tmp_path, *arguments, environ=environ) as command,
+        Clients(command.address()) as clients,
+        socket.socket() as slow,
+    ):
+        (ada,) = clients.connect(["ada"], stays=True)
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 256 * 1024)
+        slow.connect(clients.address)
+        slow.sendall(head("GET", "/?user_id=slow&backend_url=http://x&presence=none", UPGRADE))
+        assert slow.recv(12) == b"HTTP/1.1 101"
+        command.line('Backend connected.*"slow"')
+        events = 0
+        while not ada.in_flight:
+            for _ in range(40):
+                ada.send_event(["slow"], padding=60_000)
+            events += 40
+            clients.live_for(0.3)
+        # What waits for room waits too long, but only while the service is stopped.
+        command.signal(signal.SIGSTOP)
+        taken = 0
+        slow.setblocking(False)
+
+        def read():
+            nonlocal taken
+            with contextlib.suppress(BlockingIOError):
+                while data := slow.recv(1 << 20):
+                    taken += len(data)
+
+        clients.live_for(2.5, read)
+        command.signal(signal.SIGCONT)
+        clients.until(lambda: read() or (taken > events * 60_000 and clients.acknowledged()))
+        slow.close()
+        assert not [event.number for event in ada.sent if event.undelivered != []]
+        stop(command, clients)
