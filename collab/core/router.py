@@ -137,6 +137,11 @@ class Router:
             if mailbox.closed or not mailbox.has_waiting:
                 self._stalled.discard(connection)
 
+    def discount(self, seconds: float) -> None:
+        """Hold this much time against nobody: the process did not run, so nobody could be served."""
+        for connection in self._stalled:
+            connection.mailbox.discount(seconds)
+
     def give_up_waiting(self) -> None:
         """Count as undelivered whatever waits for room in a mailbox, so that its acks can go out (drain)."""
         stalled = list(self._stalled)

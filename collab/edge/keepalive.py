@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 _LONGEST_TICK_SECONDS = 0.1
 _SHORTEST_TICK_SECONDS = 0.01
 _LATE_SECONDS = 0.2
+_STOPPED_SECONDS = 1.0
 _SKIPPED_AT_MOST = 10
 _LONGEST_PING_CHECK_SECONDS = 1.0
 
@@ -47,6 +48,8 @@ class Sweeper:
                 # We did not run for a while: what looks like a peer's silence may lie in its socket
                 # unread. Let the readers and writers run before anybody is judged.
                 skipped += 1
+                if now - due > _STOPPED_SECONDS:
+                    self._router.discount(now - due)
                 continue
             skipped = 0
             self._router.evict_slow_consumers()

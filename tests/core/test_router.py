@@ -323,6 +323,26 @@ async def test_a_sender_that_waits_for_its_own_mailbox_reads_on_once_that_has_ro
 
 
 @pytest.mark.trio
+async def test_time_that_is_discounted_is_held_against_nobody(
+    core: Core, mock_clock: trio.testing.MockClock
+) -> None:
+    ada, bob = core.register("ada"), core.register("bob", max_messages=1)
+    fill(bob)
+    await core.route(ada, ("1", ["bob"]))
+    mock_clock.jump(101.5)
+    await core.route(ada, ("2", ["bob"]))
+    core.router.discount(100)
+    # The second has not waited for less than no time.
+    assert bob.mailbox.waiting_since == trio.current_time() - 1.5
+    mock_clock.jump(0.4)
+    core.router.evict_slow_consumers()
+    assert bob.close is None
+    mock_clock.jump(0.1)
+    core.router.evict_slow_consumers()
+    assert bob.close is not None
+
+
+@pytest.mark.trio
 async def test_a_slow_consumer_is_ended_and_named_as_not_reached(
     core: Core, mock_clock: trio.testing.MockClock
 ) -> None:
