@@ -88,7 +88,7 @@ class Pump:
 
     In a round each readable socket is read once, at most 64 KiB of it, so that no peer can starve the
     other peers. A task switch costs as much as a small round: as long as more comes, and it is little, up
-    to eight rounds follow each other in one turn. A turn ends after 256 reads or 512 messages in any case,
+    to eight rounds follow each other in one turn. A turn ends after 256 reads or 512 frames in any case,
     so that peers cannot starve the other tasks. A connection that must not be read, because its window
     is full or its tap holds something for trio-websocket, is taken out of the epoll: that is its
     backpressure.

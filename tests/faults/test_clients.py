@@ -168,6 +168,8 @@ class Proxy:
         self._address = address
         self._flowing = trio.Event()
         self._flowing.set()
+        self.pings = 0
+        """How many pings of the service were passed on."""
 
     def freeze(self):
         self._flowing = trio.Event()
@@ -190,24 +192,31 @@ class Proxy:
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             while data := await source.receive_some():
                 await self._flowing.wait()
+                self.pings += data.count(b"\x89\x00")
                 await sink.send_all(data)
             await sink.send_eof()
+
+
+async def close_all(streams):
+    for stream in streams:
+        await trio.aclose_forcefully(stream)
 
 
 @pytest.mark.trio
 async def test_clients_behind_a_proxy_that_stops_forwarding_are_gone_after_ping_and_pong(open_over_sockets):
     timeouts = TimeoutSettings(
-        ping_interval=Duration("300ms"), ping_timeout=Duration("300ms"), close=Duration("200ms")
+        ping_interval=Duration("300ms"), ping_timeout=Duration("2s"), close=Duration("200ms")
     )
     number_of_clients = count(20, 200)
     async with open_over_sockets(Settings(timeouts=timeouts), timeout_seconds=20) as local:
         observer = await local.connect("observer", presence="all")
-        async with trio.open_nursery() as nursery:
+        async with contextlib.AsyncExitStack() as stack, trio.open_nursery() as nursery:
             proxy = Proxy(local.service.addresses[0])
             port = await nursery.start(proxy.run)
             silent = {f"silent{number}" for number in range(number_of_clients)}
             gone = []
             streams = []
+            stack.push_async_callback(close_all, streams)
 
             async def listen():
                 while True:
@@ -227,17 +236,15 @@ async def test_clients_behind_a_proxy_that_stops_forwarding_are_gone_after_ping_
                 await backend.open("localhost", target(user_id))
                 nursery.start_soon(live, backend)
             # They answer pings for as long as they can be reached.
-            await trio.sleep(1.5)
+            await until(lambda: proxy.pings >= len(silent), seconds=10)
             assert gone == []
             assert local.online() == {*silent, "observer"}
             proxy.freeze()
-            await until(lambda: local.online() == {"observer"}, seconds=0.3 + 0.3 + 5)
+            await until(lambda: local.online() == {"observer"}, seconds=0.3 + 2 + 5)
             await until(lambda: len(gone) == len(silent))
             assert set(gone) == silent
             check_i4_registry(local, ["observer"])
             nursery.cancel_scope.cancel()
-        for stream in streams:
-            await trio.aclose_forcefully(stream)
 
 
 # Dripping
