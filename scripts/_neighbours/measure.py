@@ -58,7 +58,7 @@ SCENES = (
     Scene(
         "silent",
         16,
-        ("COLLAB_TIMEOUTS__PING_INTERVAL=1s", "COLLAB_TIMEOUTS__PING_TIMEOUT=1s"),
+        ("COLLAB_TIMEOUTS__PING_INTERVAL=2s", "COLLAB_TIMEOUTS__PING_TIMEOUT=2s"),
     ),
 )
 

@@ -65,6 +65,11 @@ class Peer:
         if not answer.startswith(b"HTTP/1.1 101"):
             raise Gone(answer.partition(b"\r\n")[0].decode())
         self.close_code: int | None = None
+        # Only with the first message, `connected`, is it in the registry.
+        while not (self._buffer and self._take()):
+            if not (data := self.socket.recv(4096)):
+                raise Gone("it was closed before it began")
+            self._buffer += data
 
     def receive(self) -> list[tuple[int, bytes]]:
         """What the next read brings: opcodes and payloads. Pings are answered.
