@@ -229,6 +229,7 @@ class Life:
                 except MessageError as error:
                     connection.mailbox.put_or_wait(connection.dialect.error_frame(error))
                     if self._errors.spend(1, trio.current_time()):
+                        self._tap.scanner.give_up()
                         connection.end(_TOO_MANY_ERRORS)
                         break
         except Exception:

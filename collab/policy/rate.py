@@ -1,4 +1,4 @@
-"""Owns the rate check: GCRA, the leaky bucket as a meter (ITU-T I.371, annex A), with no queue and no timer."""
+"""Owns the rate check: GCRA, the leaky bucket as a meter (ITU-T I.371, annex A), without queue or timer."""
 
 from __future__ import annotations
 

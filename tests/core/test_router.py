@@ -362,6 +362,24 @@ async def test_a_slow_consumer_is_ended_and_named_as_not_reached(
 
 
 @pytest.mark.trio
+async def test_many_slow_consumers_can_be_ended_a_few_at_a_time(
+    core: Core, mock_clock: trio.testing.MockClock
+) -> None:
+    ada = core.register("ada")
+    crowd = [core.register(f"slow{number}", max_messages=1) for number in range(5)]
+    for slow in crowd:
+        fill(slow)
+    await core.route(ada, ("1", [slow.user_id for slow in crowd]))
+    assert core.router.evict_slow_consumers(2) is False
+    mock_clock.jump(2)
+    ended = []
+    while core.router.evict_slow_consumers(2):
+        ended.append(sum(slow.close is not None for slow in crowd))
+    assert ended == [2, 4]
+    assert all(slow.close is not None for slow in crowd)
+
+
+@pytest.mark.trio
 async def test_a_consumer_that_makes_room_in_time_stays(
     core: Core, mock_clock: trio.testing.MockClock
 ) -> None:

@@ -594,3 +594,21 @@ def test_an_endless_frame_keeps_no_more_than_the_limit() -> None:
         assert tracemalloc.get_traced_memory()[0] < 100_000
     finally:
         tracemalloc.stop()
+
+
+def test_after_giving_up_nothing_is_looked_at_not_even_a_close() -> None:
+    scanner = FrameScanner(LIMIT)
+    assert scanner.feed(peer.text("a") + peer.frame(peer.PING)[:3]).texts == [b"a"]
+    scanner.give_up()
+    assert feed(scanner, peer.text("b") + peer.close()) == Heard()
+    assert scanner.failed
+    assert not scanner.peer_closed
+
+
+def test_a_scan_counts_the_frames_that_it_lets_through() -> None:
+    scanner = FrameScanner(LIMIT)
+    wire = peer.text("a") + peer.frame(peer.PING) + b"".join(peer.fragments("b", "c", "d"))
+    found = scanner.feed(wire + peer.frame(peer.PONG)[:2])
+    assert (found.odd_frames, found.controls) == (4, 1)
+    found = scanner.feed(peer.frame(peer.PONG)[2:])
+    assert (found.odd_frames, found.controls) == (1, 1)
