@@ -1,6 +1,6 @@
-"""Owns the fuzzing of frames: streams of a client, right and wrong, read by the scanner in pieces of any size.
+"""Owns the fuzzing of frames: a client's streams, right and wrong, read by the scanner in pieces of any size.
 
-`read` is a second reader of the same rules, written for a stream that is whole: it shares no code with the scanner.
+`read` is a second reader of the same rules, for a stream that is whole. It shares no code with the scanner.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Reading:
     closed: bool
     """Whether the client's close frame was read."""
     odd_messages: bool = attrs.field(eq=False, default=False)
-    """Whether something of a message is among `odd`, where trio-websocket finds what is wrong with its text."""
+    """Whether something of a message is among `odd`, so that trio-websocket judges its text."""
     last_whole: int = attrs.field(eq=False, default=0)
     """Where the last whole frame ends."""
 
@@ -186,7 +186,7 @@ def _wild(draw: random.Random) -> bytes:
 
 
 def read(data: bytes, limit: int) -> Reading:
-    """The whole stream by RFC 6455 section 5 and the limits, frame by frame, no message being taken on the way."""
+    """The whole stream by RFC 6455 section 5 and the limits, no odd message being taken on the way."""
     texts: list[bytes] = []
     odd: list[bytes] = []
     controls = at = message_bytes = fragments = 0

@@ -1,6 +1,6 @@
-"""Owns the fuzzing of a real service: mixtures of heads, frames and texts over sockets, half of them ending in RST.
+"""Owns the fuzzing of a real service: heads, frames and texts over sockets, half of them ending in RST.
 
-What the service may answer to each is known beforehand, from the readers that the other areas are held against.
+What may be answered to each is known beforehand, from the readers that the other areas are held against.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ _RULES = EventRules(max_recipients=_MAX_RECIPIENTS)
 _SETTINGS = Settings(limits=LimitSettings(max_recipients=_MAX_RECIPIENTS, connections_per_user=0))
 _MESSAGE_BYTES = int(_SETTINGS.limits.message_bytes)
 _UPGRADE = (
-    "GET /?user_id={user_id}&backend_url=http://localhost:8000&presence={presence} HTTP/1.1\r\nHost: localhost\r\n"
+    "GET /?user_id={user_id}&backend_url=http://localhost:8000&presence={presence} HTTP/1.1\r\n"
+    "Host: localhost\r\n"
     "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
     "Sec-WebSocket-Version: 13\r\n\r\n"
 )
@@ -259,6 +260,7 @@ def _check_close(reading: frames.Reading, heard: _Heard) -> str:
     if reading.odd_messages:
         # What trio-websocket was handed before: a binary message, or text in fragments that is not UTF-8.
         allowed |= {1003, 1007}
+    assert allowed <= CLOSE_CODES
     if reading.closed:
         # The answer repeats the client's code, or has none where trio-websocket does not know that one.
         allowed |= {int.from_bytes(_peer_close(reading.odd)[:2], "big"), None}

@@ -1,4 +1,4 @@
-"""Fuzzing, a few seconds of it; millions of inputs in the full run, as many as one wants by `scripts/fuzz`."""
+"""Fuzzing: a few seconds of it, above a million inputs in the full run, any number by `scripts/fuzz`."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_seed_and_an_index_make_the_same_input_again(make):
 
 
 def test_the_inputs_are_of_every_kind():
-    """Enough are right, and every outcome that there is comes up, so that the checks have something to check."""
+    """Enough are right, and every outcome comes up, so that the checks have something to check."""
     readings = [frames.read(frames.stream(dice("frames", 7, index)), 1000) for index in range(3_000)]
     assert {reading.code for reading in readings} == {None, 1002, 1007, 1008, 1009}
     assert sum(reading.code is None for reading in readings) > 500
