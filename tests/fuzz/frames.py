@@ -71,9 +71,11 @@ def stream(draw: random.Random, payloads: Iterable[bytes] = ()) -> bytes:
 
 def right_stream(draw: random.Random, payloads: Iterable[bytes]) -> bytes:
     """These texts, whole or in fragments, with control frames between them, and nothing wrong."""
+    in_one = 1.0 if draw.random() < 0.5 else 0.6
     frames = []
     for payload in payloads:
-        frames.append(_text(draw, payload) if draw.random() < 0.7 else _fragmented(draw, payload, peer.TEXT))
+        whole = draw.random() < in_one
+        frames.append(_text(draw, payload) if whole else _fragmented(draw, payload, peer.TEXT))
         if draw.random() < 0.2:
             frames.append(_control(draw))
     return b"".join(frames)

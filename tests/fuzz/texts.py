@@ -335,7 +335,11 @@ def _check_error(error: MessageError, said: bytes, characters: str | None) -> No
 
 def _check_message(found: PingRequest | RouteRequest, said: bytes, envelope: dict[str, Any]) -> None:
     reply_id = bytes(found.reply_id)
-    assert _parse(reply_id.decode()) == envelope["id"] if reply_id else "id" not in envelope
+    assert ("id" in envelope) == bool(reply_id)
+    if reply_id:
+        assert _parse(reply_id.decode()) == envelope["id"]
+        # Digits are kept as text here, so that this counts them as well.
+        assert len(envelope["id"]) <= 64
     if isinstance(found, PingRequest):
         assert envelope["event"] == "ping"
         return
