@@ -1,4 +1,4 @@
-"""Owns the rate check: GCRA, the leaky bucket as a meter (ITU-T I.371, annex A), without queue or timer."""
+"""Owns the rate check: GCRA, the leaky bucket as a meter (ITU-T I.371 annex A), no queue, no timer."""
 
 from __future__ import annotations
 
