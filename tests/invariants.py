@@ -1,7 +1,7 @@
 """The promises of docs/reliability.md, I1 to I7, each as a check that bears its name.
 
-A `Ledger` keeps what the players of a test sent, were told and received, and holds I1, I2, I3 and I6
-against that. The other three look at the service: `check_i4_registry`, `check_i5_bounds`, `check_i7_baseline`.
+A `Ledger` keeps what the players of a test sent, were told and received, and holds I1, I2, I3 and I6 to it.
+The other three look at the service: `check_i4_registry`, `check_i5_bounds`, `check_i7_baseline`.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ import trio
 from peers import PING, ask, frame
 from test_docs import PACKAGE
 
+import collab.core.membership
 import collab.edge.acceptor
-import collab.server
 from collab.settings import LimitSettings, Settings
 from collab.testing import open_service
 
@@ -24,7 +24,7 @@ KEEPALIVE_SECONDS = 25 + 20 + 5
 WALL_CLOCK = {
     ("edge/acceptor.py", "_life", "datetime.now"): "connected_at, shown in /api/users/online",
     ("edge/life.py", "_milliseconds_since_epoch", "time.time_ns"): "the timestamp of a pong",
-    ("server.py", "_announce_shutdown", "datetime.now"): "the timestamp of service_shutdown",
+    ("core/membership.py", "_announce_shutdown_to", "datetime.now"): "the timestamp of service_shutdown",
 }
 
 _READS_IT = {
@@ -50,7 +50,7 @@ def move_wall_clock(monkeypatch):
         monkeypatch.setattr(time, "time", lambda: wall_seconds() + seconds)
         monkeypatch.setattr(time, "time_ns", lambda: wall_nanoseconds() + seconds * 10**9)
         monkeypatch.setattr(collab.edge.acceptor, "datetime", MovedDatetime)
-        monkeypatch.setattr(collab.server, "datetime", MovedDatetime)
+        monkeypatch.setattr(collab.core.membership, "datetime", MovedDatetime)
 
     return move
 

@@ -59,6 +59,8 @@ def test_the_defaults_are_those_of_the_protocol():
         "limits.mailbox_bytes": 1024 * 1024,
         "limits.in_flight": 64,
         "limits.slow_consumer": 2,
+        "limits.control_frames": 20,
+        "limits.errors": 20,
         "limits.connections_per_user": 8,
         "limits.connections_per_address": 0,
         "limits.connections": 0,
