@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
+from math import inf
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -21,11 +22,26 @@ from peers import CLOSE, PING, PONG, TEXT, UPGRADE, frame, head
 from collab.testing import LocalService, MemoryStream, open_service
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from outcome import Outcome
 
     from collab.settings import Settings
+
+
+class WatchedStream(MemoryStream):
+    """A stream that knows whether it is being read."""
+
+    read_since: float | None = None
+    """Since when a read is under way, on Trio's clock."""
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """See `trio.abc.ReceiveStream`."""
+        self.read_since = trio.current_time()
+        try:
+            return await super().receive_some(max_bytes)
+        finally:
+            self.read_since = None
 
 
 class Peer:
@@ -35,11 +51,13 @@ class Peer:
         self.user_id = user_id
         self._to_peer = trio.testing.MemorySendStream(send_all_hook=self._refuse_if_gone)
         self._from_peer = trio.testing.MemoryReceiveStream()
-        self.far_end = MemoryStream(trio.StapledStream(self._to_peer, self._from_peer))
+        self.far_end = WatchedStream(trio.StapledStream(self._to_peer, self._from_peer))
         self.scope = trio.CancelScope()
         """Cancels the service's own task for this connection."""
         self.is_served = True
         """Whether the service has a task for this connection."""
+        self.task: trio.lowlevel.Task | None = None
+        """That task."""
         self.inbox: list[dict[str, Any]] = []
         self.status = 0
         self.code: int | None = None
@@ -138,6 +156,9 @@ class Crank:
     """A Trio run with a mock clock and one service at a time in memory. End it with `stop`."""
 
     settings: Settings
+    instruments: Sequence[trio.abc.Instrument] = ()
+    scope: trio.CancelScope = attrs.field(init=False)
+    """Cancels the service and all its connections, as when the task that serves is cancelled."""
     local: LocalService = attrs.field(init=False)
     peers: list[Peer] = attrs.field(init=False)
     drained: bool = attrs.field(init=False)
@@ -157,6 +178,7 @@ class Crank:
             done_callback=self._note_end,
             host_uses_signal_set_wakeup_fd=True,
             clock=self._clock,
+            instruments=self.instruments,
         )
         self.do(lambda: None)
 
@@ -170,9 +192,7 @@ class Crank:
         assert self._todo is None
         self._todo = action
         while self._todo is not None:
-            if self._ended is not None:
-                self._ended.unwrap()
-            self._ticks.popleft()()
+            self._turn_once()
 
     def connect(self, peer: Peer) -> None:
         """Let a peer come in."""
@@ -189,28 +209,41 @@ class Crank:
 
     def renew(self) -> None:
         """A new service in place of the present one, which must leave nothing behind."""
+        former = self.local
         self._renewing = True
-        self.do(lambda: None)
+        while self.local is former:
+            self._turn_once()
 
     def stop(self) -> None:
         """End the service, which must leave nothing behind, and the run."""
         self._stopping = True
-        # A goodbye is shielded, so that its time must pass.
-        self._clock.autojump_threshold = 0
         failed = self._ended is not None
         while self._ended is None:
             self._ticks.popleft()()
         if not failed:
             self._ended.unwrap()
 
+    def _turn_once(self) -> None:
+        if self._ended is not None:
+            self._ended.unwrap()
+        self._ticks.popleft()()
+
     async def _run(self) -> None:
         before = Holdings.now()
         while not self._stopping:
             self._renewing, self.drained, self.peers = False, False, []
-            async with open_service(self.settings, in_memory=True) as self.local:
-                async with trio.open_nursery() as self._nursery:
-                    await self._turn()
-                    self._nursery.cancel_scope.cancel()
+            with trio.CancelScope() as self.scope:
+                async with open_service(self.settings, in_memory=True) as self.local:
+                    async with trio.open_nursery() as self._nursery:
+                        try:
+                            await self._turn()
+                        finally:
+                            self._todo = None
+                            # A goodbye is shielded, so that its time must pass.
+                            self._clock.autojump_threshold = 0
+                        self._nursery.cancel_scope.cancel()
+            self._clock.autojump_threshold = inf
+            self._clock.jump(-self.now % 1)
             now = Holdings.now()
             assert now.tasks == before.tasks, f"I7: left {now.tasks - before.tasks}"
             assert now.descriptors <= before.descriptors, "I7: descriptors"
@@ -230,6 +263,7 @@ class Crank:
             self._todo = None
 
     async def _serve(self, peer: Peer) -> None:
+        peer.task = trio.lowlevel.current_task()
         try:
             with peer.scope:
                 await self.local.service.serve_stream(peer.far_end)

@@ -1,6 +1,6 @@
 """What the service must do, by dicts and deques: no socket, no task, no clock of its own.
 
-A `Model` is told what the peers do and how far time went, and says of each connection what has been
+A `Model` is told what the peers do, how far time went and who is being read, and says of each connection what has been
 read by now (`due`), what its mailbox holds, and whether it lives. It knows the service from
 docs/protocol.md and docs/architecture.md. Two simplifications keep it exact: a connection that is read has its
 mailbox emptied at once, and time goes in quanta, at whose end the sweeper runs once.
@@ -99,6 +99,7 @@ class Connection:
     unread: list[Event] = attrs.field(factory=list)
     unacknowledged: deque[Event] = attrs.field(factory=deque)
     is_read: bool = True
+    """Whether a read is under way. It may be one more than `may_be_read` allows, as it was begun before."""
     pinged_at: float | None = None
     write_since: float | None = None
     """Since when a write is stuck."""
@@ -141,7 +142,8 @@ class Model:
     total_events_routed: int = 0
     has_noted: bool = False
     """Whether a user came or went since notices were told last by time."""
-    _notices: list[tuple[str, str]] = attrs.field(factory=list)
+    notices: list[tuple[str, str]] = attrs.field(factory=list)
+    """Who came and who went, and was not told yet."""
     _told: int = 0
     _untold_users: set[str] = attrs.field(factory=set)
     _broken: list[Connection] = attrs.field(factory=list)
@@ -161,7 +163,7 @@ class Model:
         if len(of_user) == 1:
             self._note("user_online", life.user_id)
         if presence:
-            connection.notices_from = self._told + len(self._notices)
+            connection.notices_from = self._told + len(self.notices)
         for oldest in of_user[:-CONNECTIONS_PER_USER]:
             self._end(oldest, 4002)
         self._follow_up()
@@ -169,10 +171,9 @@ class Model:
 
     def send(self, sender: Connection, events: list[Event]) -> None:
         """A peer sent events in one piece."""
-        if not sender.may_be_read:
+        if not sender.is_read:
             sender.unread += events
             return
-        sender.last_heard = self.now
         self._route(sender, events)
         self._follow_up()
 
@@ -187,8 +188,6 @@ class Model:
         if connection.is_closed:
             connection.may_come = list(connection.mailbox)
         else:
-            if any(frame.is_ping for frame in connection.mailbox):
-                connection.last_heard = self.now
             connection.due += connection.mailbox
             connection.mailbox.clear()
             while connection.waiting:
@@ -200,7 +199,7 @@ class Model:
     def drop(self, connection: Connection) -> None:
         """A peer vanished. Who is not read is found out by the next write."""
         connection.is_gone = True
-        if connection.is_live and (connection.may_be_read or connection.mailbox):
+        if connection.is_live and (connection.is_read or connection.mailbox):
             self._lose(connection)
         elif not connection.is_live and connection.mailbox:
             self._close(connection)
@@ -280,8 +279,6 @@ class Model:
             self._broken.append(connection)
         elif not connection.is_stalled:
             connection.due.append(frame)
-            if frame.is_ping:
-                connection.last_heard = self.now
         else:
             if not connection.mailbox:
                 connection.write_since = self.now
@@ -307,12 +304,12 @@ class Model:
         self._acknowledge(event.sender)
 
     def _note(self, name: str, user_id: str) -> None:
-        self._notices.append((name, user_id))
+        self.notices.append((name, user_id))
         self._untold_users.add(user_id)
         self.has_noted = True
 
     def _tell(self) -> None:
-        notices, self._notices = self._notices, []
+        notices, self.notices = self.notices, []
         before, self._told = self._told, self._told + len(notices)
         self._untold_users.clear()
         for connection in self.live():
@@ -387,10 +384,9 @@ class Model:
     def _read_on(self, connection: Connection) -> bool:
         if not connection.is_live:
             return False
-        was_read, connection.is_read = connection.is_read, connection.may_be_read
-        if not connection.is_read or was_read:
+        if connection.is_read or not connection.may_be_read:
             return False
-        connection.last_heard = self.now
+        connection.is_read = True
         if connection.is_gone:
             self._lose(connection)
         elif connection.unread:

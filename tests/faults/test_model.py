@@ -128,23 +128,20 @@ class ServiceMachine(RuleBasedStateMachine):
     )
     def send(self, which: int, to_users: list[str], times: int, has_id: bool, is_big: bool) -> None:
         pair = self._pick(which, lambda connection: connection.is_there)
-        if not pair.model.may_be_read:
-            # Read later, when others may be: one at a time, to recipients that take all, so that
-            # the order in which the tasks of the service then run changes nothing.
-            recipients = [other for user_id in to_users for other in self._of_user(user_id)]
-            if self._has_unread() or any(other.is_stalled or other.is_gone for other in recipients):
-                return
-            times = 1
-        events, frames = [], []
-        for _ in range(times):
-            sent = self.ledger.send(pair.model.life, to_users)
-            events.append(Event(sent.number, pair.model, to_users, is_big))
-            data = {"number": sent.number, "padding": "x" * (BIG_BYTES * is_big)}
-            frames.append(event_text(to_users, data, **({"id": sent.number} if has_id else {})))
-            if has_id:
-                self.with_id.add(sent.number)
-        self.crank.do(lambda: pair.peer.send(*frames))
-        self.model.send(pair.model, events)
+        self._send(pair, to_users, times, has_id=has_id, is_big=is_big)
+
+    @precondition(lambda self: not self.is_draining and self._stalled_users())
+    @rule(
+        which=some,
+        to_users=st.lists(st.sampled_from(RECIPIENTS), max_size=2),
+        pieces=st.integers(1, 4),
+        is_big=st.booleans(),
+    )
+    def fill(self, which: int, to_users: list[str], pieces: int, is_big: bool) -> None:
+        for piece in range(pieces):
+            pair = self._pick(which + piece, lambda connection: connection.is_there)
+            self._send(pair, [*to_users, *self._stalled_users()], 2, has_id=True, is_big=is_big)
+            self.holds()
 
     @rule(which=some)
     def stall(self, which: int) -> None:
@@ -160,6 +157,7 @@ class ServiceMachine(RuleBasedStateMachine):
             self.crank.do(pair.peer.resume)
             self.model.resume(pair.model)
 
+    @precondition(lambda self: len(self.pairs) > 3)
     @rule(which=some)
     def drop(self, which: int) -> None:
         pair = self._pick(which, self._can_drop, observer=False)
@@ -167,13 +165,15 @@ class ServiceMachine(RuleBasedStateMachine):
             self.crank.do(pair.peer.drop)
             self.model.drop(pair.model)
 
+    @precondition(lambda self: len(self.pairs) > 3)
     @rule(which=some)
     def close(self, which: int) -> None:
-        pair = self._pick(which, lambda c: c.is_there and c.may_be_read, observer=False)
+        pair = self._pick(which, lambda c: c.is_there and c.is_read, observer=False)
         if pair is not None and not self.is_draining:
             self.crank.do(pair.peer.close)
             self.model.close(pair.model)
 
+    @precondition(lambda self: len(self.pairs) > 3)
     @rule(which=some)
     def cancel(self, which: int) -> None:
         pair = self._pick(which, lambda c: c.is_live, observer=False)
@@ -181,13 +181,13 @@ class ServiceMachine(RuleBasedStateMachine):
             self.crank.do(pair.peer.scope.cancel)
             self.model.cancel(pair.model)
 
-    @rule(quanta=st.sampled_from([1, 2, 5, 9, 18]))
+    @rule(quanta=st.sampled_from([1, 4, 9, 18, 26]))
     def tick(self, quanta: int) -> None:
         for _ in range(quanta):
             self._advance_to_next_quantum()
-            self.holds()
+            self._check_pairs()
 
-    @precondition(lambda self: not self.is_draining)
+    @precondition(lambda self: not self.is_draining and self.steps_of_service >= 15)
     @rule()
     def drain(self) -> None:
         self.is_draining = True
@@ -208,12 +208,8 @@ class ServiceMachine(RuleBasedStateMachine):
     @invariant()
     def holds(self) -> None:
         """Everything that can be held against the model, and the promises I1 to I7."""
-        for pair in self.pairs:
-            if self.is_draining:
-                self._note_read(pair)
-            else:
-                self._check_read(pair)
-                self._check_held(pair)
+        self.steps_of_service += 1
+        self._check_pairs()
         self.ledger.check()
         check_i5_bounds(self.crank.local)
         if self.is_draining:
@@ -222,13 +218,24 @@ class ServiceMachine(RuleBasedStateMachine):
         self._check_registry()
         self._forget_those_over()
 
+    def _check_pairs(self) -> None:
+        for pair in self.pairs:
+            if self.is_draining:
+                self._note_read(pair)
+            else:
+                self._check_read(pair)
+                self._check_held(pair)
+
     def _begin_service(self) -> None:
         self.model = Model(self.crank.now)
         self.ledger = Ledger()
         self.pairs: list[Pair] = []
         self.with_id: set[int] = set()
         self.is_draining = False
+        self.steps_of_service = 0
         self._connect(OBSERVER, presence=True)
+        for user_id in USERS[:2]:
+            self._connect(user_id, presence=False)
 
     def _connect(self, user_id: str, *, presence: bool) -> None:
         peer = Peer(user_id, presence=presence)
@@ -238,8 +245,33 @@ class ServiceMachine(RuleBasedStateMachine):
         newest = self.crank.local.service.registry.of_user(user_id)[-1]
         self.pairs.append(Pair(connection, peer, newest))
 
+    def _send(self, pair: Pair, to_users: list[str], times: int, *, has_id: bool, is_big: bool) -> None:
+        if not pair.model.is_read:
+            # Read later, when others may be: one at a time, to recipients that take all, so that
+            # the order in which the tasks of the service then run changes nothing.
+            recipients = [other for user_id in to_users for other in self._of_user(user_id)]
+            if self._has_unread() or any(other.is_stalled or other.is_gone for other in recipients):
+                return
+            times = 1
+        events, frames = [], []
+        for _ in range(times):
+            sent = self.ledger.send(pair.model.life, to_users)
+            events.append(Event(sent.number, pair.model, to_users, is_big))
+            data = {"number": sent.number, "padding": "x" * (BIG_BYTES * is_big)}
+            frames.append(event_text(to_users, data, **({"id": sent.number} if has_id else {})))
+            if has_id:
+                self.with_id.add(sent.number)
+        is_overshoot = not pair.model.may_be_read
+        self.crank.do(lambda: pair.peer.send(*frames))
+        self.model.send(pair.model, events)
+        if is_overshoot and not pair.model.may_be_read:
+            assert pair.peer.far_end.read_since is None, f"{pair.peer.user_id} is read beyond its window"
+
     def _of_user(self, user_id: str) -> list[Connection]:
         return self.model.registry.get(user_id, [])
+
+    def _stalled_users(self) -> list[str]:
+        return [pair.peer.user_id for pair in self.pairs if pair.model.is_live and pair.model.is_stalled]
 
     def _has_unread(self) -> bool:
         return any(pair.model.unread for pair in self.pairs)
@@ -284,7 +316,8 @@ class ServiceMachine(RuleBasedStateMachine):
                 assert items == may_come[key][: len(items)], f"{connection.user_id}: {key}"
         else:
             assert read == due_by_key, f"{connection.user_id} read {read}, and {due_by_key} was due"
-        assert peer.code == (connection.close_code if connection.is_over else None), connection.user_id
+        expected = connection.close_code if connection.is_over else None
+        assert peer.code == expected, f"{connection.user_id} ended with {peer.code}, and {expected} was due"
 
     def _note_read(self, pair: Pair) -> Iterable[tuple[Key, object]]:
         inbox, pair.peer.inbox = pair.peer.inbox, []
@@ -292,7 +325,6 @@ class ServiceMachine(RuleBasedStateMachine):
 
     def _items(self, pair: Pair, message: dict[str, Any]) -> list[tuple[Key, object]]:
         name, data, life = message["event"], message["data"], pair.model.life
-        assert not pair.was_told or name in ("collab_event", "event_ack", "service_shutdown")
         if name == "collab_event":
             event = self.ledger.receive(life, data["data"]["number"], message)
             assert set(data["data"]["padding"]) <= {"x"}
@@ -310,6 +342,8 @@ class ServiceMachine(RuleBasedStateMachine):
             pair.was_told = True
             return []
         assert name in ("user_online", "user_offline")
+        if self.is_draining:
+            assert (name, data["user_id"]) in self.model.notices, "told of the comings and goings of a drain"
         return [(("notice", data["user_id"]), name)]
 
     def _check_held(self, pair: Pair) -> None:
@@ -319,6 +353,10 @@ class ServiceMachine(RuleBasedStateMachine):
             assert mailbox.has_waiting == bool(connection.waiting), connection.user_id
             assert pair.core.in_flight == len(connection.unacknowledged), connection.user_id
             assert pair.core.may_read() == connection.may_be_read, connection.user_id
+            read_since = pair.peer.far_end.read_since
+            assert read_since is not None or not connection.may_be_read, f"{connection.user_id} is not read"
+            connection.is_read = read_since is not None
+            connection.last_heard = read_since or 0.0
         if not connection.is_over:
             assert pair.peer.is_served, f"I7: {connection.user_id} is served no more"
         elif not connection.is_gone or self.model.now > connection.ended_at + 2 * CLOSE_SECONDS:
