@@ -9,24 +9,20 @@ from __future__ import annotations
 
 import json
 from collections import deque
+from collections.abc import Callable, Sequence
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlencode
 
 import attrs
 import trio
 import trio.testing
 from baseline import Holdings
+from outcome import Outcome
 from peers import CLOSE, PING, PONG, TEXT, UPGRADE, frame, head
 
+from collab.settings import Settings
 from collab.testing import LocalService, MemoryStream, open_service
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from outcome import Outcome
-
-    from collab.settings import Settings
 
 
 class WatchedStream(MemoryStream):
@@ -233,15 +229,17 @@ class Crank:
         while not self._stopping:
             self._renewing, self.drained, self.peers = False, False, []
             with trio.CancelScope() as self.scope:
-                async with open_service(self.settings, in_memory=True) as self.local:
-                    async with trio.open_nursery() as self._nursery:
-                        try:
-                            await self._turn()
-                        finally:
-                            self._todo = None
-                            # A goodbye is shielded, so that its time must pass.
-                            self._clock.autojump_threshold = 0
-                        self._nursery.cancel_scope.cancel()
+                async with (
+                    open_service(self.settings, in_memory=True) as self.local,
+                    trio.open_nursery() as self._nursery,
+                ):
+                    try:
+                        await self._turn()
+                    finally:
+                        self._todo = None
+                        # A goodbye is shielded, so that its time must pass.
+                        self._clock.autojump_threshold = 0
+                    self._nursery.cancel_scope.cancel()
             self._clock.autojump_threshold = inf
             self._clock.jump(-self.now % 1)
             now = Holdings.now()
@@ -258,7 +256,8 @@ class Crank:
             self._todo()
             while True:
                 await trio.testing.wait_all_tasks_blocked()
-                if not any([peer.read() for peer in self.peers]):
+                answered = [peer.read() for peer in self.peers]
+                if not any(answered):
                     break
             self._todo = None
 

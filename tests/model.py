@@ -1,9 +1,9 @@
 """What the service must do, by dicts and deques: no socket, no task, no clock of its own.
 
-A `Model` is told what the peers do, how far time went and who is being read, and says of each connection what has been
-read by now (`due`), what its mailbox holds, and whether it lives. It knows the service from
-docs/protocol.md and docs/architecture.md. Two simplifications keep it exact: a connection that is read has its
-mailbox emptied at once, and time goes in quanta, at whose end the sweeper runs once.
+A `Model` is told what the peers do, how far time went and who is being read, and says of each connection
+what has been read by now (`due`), what its mailbox holds, and whether it lives. It knows the service from
+docs/protocol.md and docs/architecture.md. Two simplifications keep it exact: a connection that is read has
+its mailbox emptied at once, and time goes in quanta, at whose end the sweeper runs once.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 import attrs
+from invariants import Life
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from invariants import Life
 
 QUANTUM_SECONDS = 0.125
 PRESENCE_OFFSETS_SECONDS = (1 / 32, 7 / 128)

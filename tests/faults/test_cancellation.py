@@ -1,13 +1,14 @@
 """Cancelled at every one of its steps, no path through the service breaks a promise.
 
-For each path the steps are counted in a run that is left alone. Then the same is done afresh for each of them,
-and the connection (for a drain, the whole service) is cancelled at exactly that step.
+For each path the steps are counted in a run that is left alone. Then the same is done afresh for each of
+them, and the connection (for a drain, the whole service) is cancelled at exactly that step.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import attrs
 import pytest
@@ -17,9 +18,6 @@ from invariants import Ledger, Life, check_i4_registry, check_i5_bounds
 from peers import BINARY, CONTINUATION, PING, TEXT, event_text, frame
 
 from collab.settings import Duration, LimitSettings, ServerSettings, Settings, TimeoutSettings
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 SETTINGS = Settings(
     server=ServerSettings(drain=Duration("1s")),
