@@ -309,6 +309,8 @@ class Model:
         self.has_noted = True
 
     def _tell(self) -> None:
+        if not self.notices:
+            return
         notices, self.notices = self.notices, []
         before, self._told = self._told, self._told + len(notices)
         self._untold_users.clear()

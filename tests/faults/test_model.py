@@ -88,7 +88,7 @@ class Pair:
     peer: Peer
     core: core.Connection
     drained_at: int | None = None
-    """How many events it had sent that count, when a drain began."""
+    """How many events it had sent that count, when a drain began; None where it was stalled then."""
     was_told: bool = False
     """Whether a `service_shutdown` came."""
 
@@ -193,7 +193,7 @@ class ServiceMachine(RuleBasedStateMachine):
         self.is_draining = True
         self.drain_by = self.crank.now + DRAIN_SECONDS + QUANTUM_SECONDS
         for pair in self.pairs:
-            if pair.model.is_live:
+            if pair.model.is_there and not pair.model.is_stalled:
                 pair.drained_at = len(pair.model.life.sent) - len(pair.model.unread)
         self.crank.drain()
 
@@ -391,7 +391,7 @@ class ServiceMachine(RuleBasedStateMachine):
         for pair in self.pairs:
             assert not pair.peer.is_served, "I7: a connection outlived the drain"
             connection = pair.model
-            if connection.is_there and not connection.is_stalled:
+            if pair.drained_at is not None and connection.is_there:
                 assert pair.was_told, f"{connection.user_id} was told nothing"
                 assert pair.peer.code == 1001
                 assert len(connection.life.acknowledged) == pair.drained_at, "I2: acks are missing"
