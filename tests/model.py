@@ -227,12 +227,20 @@ class Model:
         read = [connection for connection in self.live() if connection.is_read]
         live = self.live()
         stuck = [c for c in live if c.write_since is not None and self.now - c.write_since >= WRITE_SECONDS]
-        slow = [c for c in live if c.waiting and self.now - c.waiting[0].since >= SLOW_CONSUMER_SECONDS]
+        slow = [
+            c
+            for c in self.connections
+            if c.waiting and self.now - c.waiting[0].since >= SLOW_CONSUMER_SECONDS
+        ]
         for connection in stuck:
             self._lose(connection)
         for connection in slow:
             if connection.is_live:
                 self._end(connection, 4003)
+                self._close(connection)
+            elif connection.close_code == 1000:
+                # It wished to go by itself, and what waits for it is given up as for any other.
+                connection.close_code = 4003
                 self._close(connection)
         for connection in live:
             if not connection.is_live or connection not in read:
