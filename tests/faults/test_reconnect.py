@@ -7,10 +7,10 @@ from collections import defaultdict
 
 import pytest
 import trio
-from baseline import Holdings, settles_at
+from baseline import Holdings
 from clients import Clients, open_files
 from counts import count
-from invariants import check_i4_registry
+from invariants import check_i4_registry, check_i7_baseline
 from peers import BINARY, frame
 
 PATIENCE_SECONDS = 30
@@ -62,7 +62,7 @@ async def test_everybody_back_at_once_while_the_old_ends_are_noticed_is_one_cons
                 await trio.to_thread.run_sync(after)
                 check_i4_registry(local, [*users, "observer", "newcomer"])
                 check_notices(observer, {*users, "newcomer"})
-            await settles_at(before)
+            await check_i7_baseline(before)
             assert local.online() == set()
 
 
@@ -142,7 +142,7 @@ async def test_rounds_of_concurrent_reconnects_of_one_user_leave_the_registry_ri
                         together.start_soon(end, backend)
                 assert await survivor.echoes(), round_number
                 await until_registered(local, ["ada", "observer"])
-            await settles_at(before)
+            await check_i7_baseline(before)
             await observer.send("ping")
             await trio.testing.wait_all_tasks_blocked(0.05)
             assert [message["event"] for message in heard if message["event"] != "pong"] == ["user_online"]

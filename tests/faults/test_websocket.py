@@ -10,7 +10,8 @@ import random
 import attrs
 import pytest
 import trio
-from baseline import Holdings, settles_at, unharmed
+from baseline import Holdings, unharmed
+from invariants import check_i7_baseline
 from peers import (
     ADA,
     BINARY,
@@ -266,7 +267,7 @@ async def test_half_a_frame_and_then_nothing_is_4005(open_over_sockets):
         assert b"\x88" in data
         assert (4005).to_bytes(2, "big") in data
         await ada.stream.aclose()
-        await settles_at(before)
+        await check_i7_baseline(before)
         assert local.online() == set()
 
 
