@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
 import select
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import trio
@@ -18,7 +16,7 @@ from collab.core.status import Status
 from collab.edge.acceptor import Acceptor
 from collab.edge.door import Door
 from collab.edge.keepalive import Sweeper
-from collab.edge.listen import Address, local_addresses, open_listeners
+from collab.edge.listen import Address, PatientListener, local_addresses, open_listeners
 from collab.edge.pump import Pump
 from collab.observe.events import EventLog
 from collab.observe.log import get_logger
@@ -26,7 +24,6 @@ from collab.policy.auth import Authenticator
 from collab.policy.sending import send_policy
 from collab.web.app import create_app
 from collab.web.serving import http_server
-from collab.wire.messages import ServiceShutdown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +32,6 @@ if TYPE_CHECKING:
     from collab.settings import Settings
 
 _log = get_logger()
-_SHORTEST_RECONNECT_MS = 500
 _EVENT_LOG_TICK_SECONDS = 1.0
 
 
@@ -67,18 +63,19 @@ class Service:
             slow_consumer_seconds=settings.limits.slow_consumer,
             may_send=may_send if policy else None,
         )
-        membership = Membership(
+        self._membership = Membership(
             self.registry,
             self._router,
             self._presence,
             self.status,
             self._outbox,
             connections_per_user=settings.limits.connections_per_user,
+            reconnect_spread_seconds=settings.server.reconnect_spread,
         )
         self._pump = Pump(self._router, self._outbox) if pumped and hasattr(select, "epoll") else None
         self._acceptor = Acceptor(
             settings,
-            membership,
+            self._membership,
             self._router,
             self._outbox,
             self.status,
@@ -148,7 +145,8 @@ class Service:
                     if self._send_policy is not None:
                         nursery.start_soon(self._send_policy.run)
                     if listeners:
-                        nursery.start_soon(trio.serve_listeners, self._door.serve, list(listeners))
+                        patient = [PatientListener(listener) for listener in listeners]
+                        nursery.start_soon(trio.serve_listeners, self._door.serve, patient)
                     task_status.started(self)
                     await self._drain_asked.wait()
                     await self._drain(self._door)
@@ -176,7 +174,7 @@ class Service:
         deadline = trio.current_time() + self.settings.server.drain
         _log.info("Draining", connections=self.registry.connection_count)
         with trio.move_on_at(deadline) as bounded:
-            self._announce_shutdown()
+            self._membership.announce_shutdown()
             self._acceptor.stop_reading()
             # A stalled recipient holds up the acks of others, who need time for their own goodbye.
             with trio.move_on_after(self.settings.server.drain / 2) as patience:
@@ -187,15 +185,6 @@ class Service:
             door.hurry()
             await door.wait_empty()
         _log.info("Drained", in_time=not bounded.cancelled_caught)
-
-    def _announce_shutdown(self) -> None:
-        timestamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        longest_ms = int(self.settings.server.reconnect_spread * 1000)
-        with self._outbox:
-            for connection in self.registry.connections():
-                # Not a secret: the spread only keeps the clients from returning all at once.
-                delay_ms = random.randint(_SHORTEST_RECONNECT_MS, longest_ms)
-                connection.send(ServiceShutdown(timestamp=timestamp, reconnect_in_ms=delay_ms))
 
     def _authority(self) -> str:
         host = self.settings.server.host

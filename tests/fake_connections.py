@@ -151,6 +151,7 @@ class Core:
             self.status,
             self.outbox,
             connections_per_user=connections_per_user,
+            reconnect_spread_seconds=5.0,
         )
 
     def register(

@@ -1,7 +1,7 @@
 """The promises of docs/reliability.md, I1 to I7, each as a check that bears its name.
 
-A `Ledger` keeps what the players of a test sent, were told and received, and holds I1, I2, I3 and I6
-against it. The other three look at the service: `check_i4_registry`, `check_i5_bounds`, `check_i7_baseline`.
+A `Ledger` keeps what the players of a test sent, were told and received, and holds I1, I2, I3 and I6 to it.
+The other three look at the service: `check_i4_registry`, `check_i5_bounds`, `check_i7_baseline`.
 """
 
 from __future__ import annotations
@@ -100,6 +100,10 @@ class Ledger:
         self.check_i1_conservation()
         self.check_i2_ack_truth()
         self.check_i3_order()
+
+    def check_i6_identity(self, event: SentEvent, from_user: str) -> None:
+        """An event is from the user of the connection that sent it."""
+        assert from_user == event.life.user_id, f"I6: {event.number} came as from {from_user}"
 
     def check_i1_conservation(self) -> None:
         """Every acknowledged event's recipients are those reached and those named, and nobody else had it."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 PATIENCE_SECONDS = 2.0
 _LINGER_SECONDS = 0.1
+_LONGEST_LINGER_SECONDS = 1.0
 _PROGRESS_SECONDS = 0.1
 _MAX_UNSENT_BYTES = 1024 * 1024
 
@@ -233,8 +234,9 @@ class TrafficRun:
         self._tally.is_measuring = False
         progress("waiting for the rest", 1.0)
         self._settle()
-        # What comes once too often comes late.
-        self._crowd.settle(lambda: False, _LINGER_SECONDS)
+        # What comes once too often comes late. Notices of others who come and go may never end.
+        linger_until = time.monotonic() + _LONGEST_LINGER_SECONDS
+        self._crowd.settle(lambda: time.monotonic() > linger_until, _LINGER_SECONDS)
         return self._report(first, last)
 
     def _closed_loop(self) -> Callable[[], float]:

@@ -167,6 +167,14 @@ class Mailbox:
         if not self.put(frame):
             self.put_later(frame)
 
+    def discount(self, seconds: float) -> None:
+        """Do not count this much of the time for which frames have waited until now."""
+        if self._waiting:
+            now = trio.current_time()
+            self._waiting = deque(
+                attrs.evolve(waiting, since=min(waiting.since + seconds, now)) for waiting in self._waiting
+            )
+
     async def take(self) -> bytes:
         """Everything queued as one piece of bytes, waiting until there is something.
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from collab.observe.log import get_logger
 from collab.wire.close import Close, CloseCode
-from collab.wire.messages import Connected
+from collab.wire.messages import Connected, ServiceShutdown
 
 if TYPE_CHECKING:
     from collab.core.connection import Connection
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from collab.core.status import Status
 
 _log = get_logger()
+_SHORTEST_RECONNECT_MS = 500
 _REPLACED = Close(CloseCode.REPLACED, "Replaced by a newer connection of the same user")
 _GOING_AWAY = Close(CloseCode.GOING_AWAY, "The service is going down")
 
@@ -39,6 +42,7 @@ class Membership:
         outbox: Outbox,
         *,
         connections_per_user: int,
+        reconnect_spread_seconds: float,
     ) -> None:
         self._registry = registry
         self._router = router
@@ -46,6 +50,7 @@ class Membership:
         self._status = status
         self._outbox = outbox
         self._connections_per_user = connections_per_user
+        self._longest_reconnect_ms = int(reconnect_spread_seconds * 1000)
 
     def join(self, connection: Connection) -> None:
         """Register a connection and greet it; over the user's limit the oldest ones are replaced."""
@@ -67,6 +72,12 @@ class Membership:
         )
         self._presence.left(connection, last=last)
 
+    def announce_shutdown(self) -> None:
+        """Tell everyone that the service goes down, and when to come back."""
+        with self._outbox:
+            for connection in self._registry.connections():
+                self._announce_shutdown_to(connection)
+
     def _join(self, connection: Connection) -> None:
         first = self._registry.add(connection)
         self._status.total_connections += 1
@@ -82,6 +93,8 @@ class Membership:
         self._presence.joined(connection, first=first)
         self._replace_oldest(connection)
         if self._status.draining:
+            # Its handshake was under way when the others were told.
+            self._announce_shutdown_to(connection)
             connection.end(_GOING_AWAY)
 
     def _replace_oldest(self, newcomer: Connection) -> None:
@@ -89,3 +102,9 @@ class Membership:
         if self._connections_per_user:
             for connection in of_user[: -self._connections_per_user]:
                 connection.end(_REPLACED)
+
+    def _announce_shutdown_to(self, connection: Connection) -> None:
+        # Not a secret: the spread only keeps the clients from returning all at once.
+        delay_ms = random.randint(_SHORTEST_RECONNECT_MS, self._longest_reconnect_ms)
+        timestamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        connection.send(ServiceShutdown(timestamp=timestamp, reconnect_in_ms=delay_ms))

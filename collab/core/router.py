@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -130,15 +131,27 @@ class Router:
         connection.mailbox.on_waiting = lambda: self._stalled.add(connection)
         connection.mailbox.on_room = connection.changed
 
-    def evict_slow_consumers(self) -> None:
-        """End every connection whose mailbox has kept something waiting for too long."""
+    def evict_slow_consumers(self, most: float = math.inf) -> bool:
+        """End connections whose mailbox has kept something waiting for too long: whether there may be more.
+
+        The end of each costs some time, and there may be hundreds: at most so many at a time.
+        """
         longest_since = trio.current_time() - self._slow_consumer_seconds
         for connection in list(self._stalled):
             mailbox = connection.mailbox
             if mailbox.overrun or mailbox.waiting_since <= longest_since:
                 connection.end(_TOO_SLOW)
+                most -= 1
             if mailbox.closed or not mailbox.has_waiting:
                 self._stalled.discard(connection)
+            if not most:
+                return True
+        return False
+
+    def discount(self, seconds: float) -> None:
+        """Hold this much time against nobody: the process did not run, so nobody could be served."""
+        for connection in self._stalled:
+            connection.mailbox.discount(seconds)
 
     def give_up_waiting(self) -> None:
         """Count as undelivered whatever waits for room in a mailbox, so that its acks can go out (drain)."""

@@ -176,7 +176,8 @@ class Door:
     async def _serve_exchange(self, exchange: Exchange) -> None:
         self._exchanges.add(exchange)
         try:
-            await self._serve_http(exchange)
+            with exchange.serving:
+                await self._serve_http(exchange)
         finally:
             self._exchanges.discard(exchange)
 

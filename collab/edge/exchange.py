@@ -60,6 +60,8 @@ class Exchange(trio.abc.Stream):
     def __init__(self, stream: trio.abc.Stream, request: bytes, ends: Ends, *, write_seconds: float) -> None:
         self.socket = ends
         """The part of a socket that Hypercorn reads: its addresses."""
+        self.serving = trio.CancelScope()
+        """Around all that the server does for this exchange: it ends when the exchange is given up."""
         self._stream = stream
         self._request = request
         self._write_seconds = write_seconds
@@ -68,10 +70,12 @@ class Exchange(trio.abc.Stream):
         self._aborted = False
 
     def abort(self) -> None:
-        """Give the response up."""
+        """Give the response up, and end the server's work on it."""
         self._aborted = True
         self._sending.cancel()
-        self._done.set()
+        # A response that failed is not enough: while a request asks for an upgrade, Hypercorn's reader waits
+        # for the response's end, and nothing tells it that there will be none.
+        self.serving.cancel()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """The request, then nothing until the server is done.
@@ -100,7 +104,6 @@ class Exchange(trio.abc.Stream):
                 sent = True
         finally:
             if not sent:
-                # The server's reader waits for the end, and only this tells it.
                 self.abort()
         if not sent:
             raise trio.BrokenResourceError("the peer did not read its response in time")

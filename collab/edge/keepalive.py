@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 _LONGEST_TICK_SECONDS = 0.1
 _SHORTEST_TICK_SECONDS = 0.01
 _LATE_SECONDS = 0.2
+_STOPPED_SECONDS = 1.0
 _SKIPPED_AT_MOST = 10
+_EVICTIONS_AT_ONCE = 8
+_EVICTION_PAUSE_SECONDS = 0.01
 _LONGEST_PING_CHECK_SECONDS = 1.0
 
 
@@ -47,10 +50,19 @@ class Sweeper:
                 # We did not run for a while: what looks like a peer's silence may lie in its socket
                 # unread. Let the readers and writers run before anybody is judged.
                 skipped += 1
+                if now - due > _STOPPED_SECONDS:
+                    self._router.discount(now - due)
                 continue
             skipped = 0
-            self._router.evict_slow_consumers()
+            await self._evict_slow_consumers()
             if now >= next_ping_check:
                 next_ping_check = now + self._ping_check_seconds
                 for life in self._acceptor.lives():
                     life.check_alive(now)
+
+    async def _evict_slow_consumers(self) -> None:
+        while True:
+            if not self._router.evict_slow_consumers(_EVICTIONS_AT_ONCE):
+                return
+            # Their tasks end now, and everybody else has a turn.
+            await trio.sleep(_EVICTION_PAUSE_SECONDS)

@@ -201,6 +201,7 @@ class Life:
             self._lose()
         if self._tap.scanner.peer_closed or self._tap.ended or self._tap.is_broken:
             return
+        self._tap.scanner.odd_refused()
         if closed.reason is not None and closed.reason.code == CloseCode.INVALID_UTF8:
             self.connection.end(Close(CloseCode.INVALID_UTF8, "A text message is not UTF-8"))
         else:
@@ -251,6 +252,7 @@ class Life:
         connection = self.connection
         connection.mailbox.put_or_wait(connection.dialect.error_frame(error))
         if self._errors.spend(1, trio.current_time()):
+            self._tap.scanner.give_up()
             connection.end(_TOO_MANY_ERRORS)
 
     def _begin_refresh(self, request: RefreshRequest) -> None:

@@ -1,4 +1,4 @@
-"""Owns the listening sockets: every address of a host, on one port number."""
+"""Owns the listening sockets: every address of a host, on one port number; and waiting for descriptors."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ from typing import TYPE_CHECKING
 import trio
 
 from collab.errors import CannotStart
+from collab.observe.log import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_log = get_logger()
 _BACKLOG = 4096
 _ATTEMPTS_FOR_A_FREE_PORT = 16
 _FAMILY_NOT_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT}
+_NO_CAPACITY = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
+_CAPACITY_PAUSE_SECONDS = 0.1
+_CAPACITY_TOLD_SECONDS = 10.0
 
 Address = tuple[str, int]
 _Bindable = tuple[int, tuple[object, ...]]
@@ -45,6 +50,38 @@ async def open_listeners(host: str, port: int) -> list[trio.SocketListener]:
 def local_addresses(listeners: Sequence[trio.SocketListener]) -> list[Address]:
     """The address and the port number of each listener."""
     return [listener.socket.getsockname()[:2] for listener in listeners]
+
+
+class PatientListener(trio.abc.Listener[trio.SocketStream]):
+    """Accepts through another listener, which it owns, and waits where no descriptor is left.
+
+    Trio would do so too, with a traceback in the log ten times a second, for as long as peers like.
+    """
+
+    def __init__(self, listener: trio.SocketListener) -> None:
+        self._listener = listener
+        self._told_at = -_CAPACITY_TOLD_SECONDS
+
+    async def accept(self) -> trio.SocketStream:
+        """See `trio.abc.Listener`."""
+        while True:
+            try:
+                return await self._listener.accept()
+            except OSError as error:
+                if error.errno not in _NO_CAPACITY:
+                    raise
+                self._tell(error)
+            await trio.sleep(_CAPACITY_PAUSE_SECONDS)
+
+    async def aclose(self) -> None:
+        """See `trio.abc.AsyncResource`."""
+        await self._listener.aclose()
+
+    def _tell(self, error: OSError) -> None:
+        now = trio.current_time()
+        if now - self._told_at >= _CAPACITY_TOLD_SECONDS:
+            self._told_at = now
+            _log.warning("Connections have to wait", error=error.strerror)
 
 
 async def _resolve(host: str, port: int) -> list[_Bindable]:

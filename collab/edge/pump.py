@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 _log = get_logger()
 _ROUNDS_A_TURN = 8
 _READS_A_TURN = 256
-_TEXTS_A_TURN = 512
-_FEW_TEXTS = 64
-_MANY_TEXTS = 128
+_FRAMES_A_TURN = 512
+_FEW_FRAMES = 64
+_MANY_FRAMES = 128
 _SMALLEST_READ_BYTES = 4096
 _INTERNAL = Close(CloseCode.INTERNAL_ERROR, "Internal error")
 
@@ -63,24 +63,24 @@ class Pumped:
         self._pump.update(self)
 
     def wants_bytes(self) -> bool:
-        """Whether to read: it is alive, its window is open, and nothing waits for trio-websocket."""
+        """Whether to read: alive, no flood, its window is open, and nothing waits for trio-websocket."""
         tap = self.tap
-        return not (self.removed or tap.has_odd or tap.ended) and self.connection.may_read()
+        return not (self.removed or tap.has_odd or tap.ended or tap.has_enough) and self.connection.may_read()
 
 
 class _Turn:
     """How much was done since the pump's last task switch."""
 
-    __slots__ = ("reads", "texts")
+    __slots__ = ("frames", "reads")
 
     def __init__(self) -> None:
         self.reads = 0
-        self.texts = 0
+        self.frames = 0
 
     @property
     def is_over(self) -> bool:
         """Whether the other tasks must run first."""
-        return self.reads >= _READS_A_TURN or self.texts >= _TEXTS_A_TURN
+        return self.reads >= _READS_A_TURN or self.frames >= _FRAMES_A_TURN
 
 
 class Pump:
@@ -88,7 +88,7 @@ class Pump:
 
     In a round each readable socket is read once, at most 64 KiB of it, so that no peer can starve the
     other peers. A task switch costs as much as a small round: as long as more comes, and it is little, up
-    to eight rounds follow each other in one turn. A turn ends after 256 reads or 512 messages in any case,
+    to eight rounds follow each other in one turn. A turn ends after 256 reads or 512 frames in any case,
     so that peers cannot starve the other tasks. A connection that must not be read, because its window
     is full or its tap holds something for trio-websocket, is taken out of the epoll: that is its
     backpressure.
@@ -162,7 +162,7 @@ class Pump:
             batches = self._round(turn)
             if batches:
                 return batches
-            if turn.texts >= _FEW_TEXTS or turn.is_over:
+            if turn.frames >= _FEW_FRAMES or turn.is_over:
                 break
         return []
 
@@ -188,7 +188,7 @@ class Pump:
                     continue
                 turn.reads += 1
                 try:
-                    turn.texts += self._read(pumped, now, batches)
+                    turn.frames += self._read(pumped, now, batches)
                 except Exception:
                     # The boundary of this connection: a fault of ours in reading one peer ends that peer.
                     _log.exception("Connection failed", user_id=pumped.connection.user_id)
@@ -199,7 +199,7 @@ class Pump:
         return batches
 
     def _read(self, pumped: Pumped, now: float, batches: list[Batch]) -> int:
-        """Read one socket once: the number of texts that were lifted."""
+        """Read one socket once: the number of frames that came."""
         tap = pumped.tap
         try:
             data = os.read(pumped.descriptor, pumped.read_bytes)
@@ -217,8 +217,9 @@ class Pump:
             requests = pumped.take(texts)
             if requests:
                 batches.append(Batch(pumped.connection, requests))
-        # Small messages cost as much as large ones: who sends many is read in small pieces.
-        if len(texts) > _MANY_TEXTS:
+        # Small frames cost as much as large ones: who sends many is read in small pieces.
+        frames = tap.frames
+        if frames > _MANY_FRAMES:
             pumped.read_bytes = _SMALLEST_READ_BYTES
         elif len(data) == pumped.read_bytes and len(data) < RECEIVE_BYTES:
             pumped.read_bytes *= 4
@@ -226,4 +227,4 @@ class Pump:
             pumped.on_violation(violation)
         if not pumped.wants_bytes():
             self.update(pumped)
-        return len(texts)
+        return frames

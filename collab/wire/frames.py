@@ -76,14 +76,16 @@ class Scan:
     """What one piece of a client's bytes held.
 
     `texts` are the payloads of whole text frames, in order, checked for UTF-8. `odd` is what goes
-    on to trio-websocket untouched, `controls` the number of pings and pongs in it. `violation` is
-    why the connection must end, if it must; the texts of the same scan came before it.
+    on to trio-websocket untouched, `odd_frames` the number of frames that begin in it, `controls` that
+    of the pings and pongs among them. `violation` is why the connection must end, if it must; the
+    texts of the same scan came before it.
     """
 
     texts: list[bytes]
     odd: bytes
     violation: Close | None = None
     controls: int = 0
+    odd_frames: int = 0
 
 
 _NOTHING = Scan([], b"")
@@ -115,15 +117,25 @@ class FrameScanner:
         self._fragments = 0
         self._odd_under_way = 0
         self._controls = 0
+        self._odd_frames = 0
         self._finished = False
         self.peer_closed = False
         """Whether the peer's close frame was seen."""
         self.failed = False
-        """Whether a rule was broken, so that frames cannot be told apart any more."""
+        """Whether a rule was broken, or we gave up: the peer's close frame may never be found."""
 
     def odd_taken(self) -> None:
         """One message that was let through has been handed on."""
         self._odd_under_way -= 1
+
+    def odd_refused(self) -> None:
+        """What was let through broke a rule that is not checked here: only a close frame counts now."""
+        self.failed = True
+
+    def give_up(self) -> None:
+        """Look at nothing any more: what comes is a flood."""
+        self._finished = self.failed = True
+        self._buffer.clear()
 
     def feed(self, data: bytes) -> Scan:
         """Take the next bytes. After a close frame or a violation everything is ignored."""
@@ -165,7 +177,8 @@ class FrameScanner:
         else:
             del self._buffer[:position]
         controls, self._controls = self._controls, 0
-        return Scan(texts, b"".join(odd), violation, controls)
+        odd_frames, self._odd_frames = self._odd_frames, 0
+        return Scan(texts, b"".join(odd), violation, controls, odd_frames)
 
     def _lift(self, data: bytes, texts: list[bytes]) -> int:
         """Lift whole text frames of at most 65,535 bytes off the front: the number of bytes used.
@@ -242,6 +255,7 @@ class FrameScanner:
         if first & 0x08:
             return self._control(view, position, first, head, size, odd)
         self._check_data(first, size)
+        self._odd_frames += 1
         odd.append(bytes(view[position : position + head]))
         self._passing = size
         self._passing_ends_message = bool(first & 0x80)
@@ -279,6 +293,7 @@ class FrameScanner:
             self.peer_closed = True
         else:
             self._controls += 1
+        self._odd_frames += 1
         odd.append(bytes(view[position:end]))
         self._needed = _SMALLEST_HEADER
         return head + size

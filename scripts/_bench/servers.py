@@ -88,21 +88,30 @@ def run_load(server: Server, arguments: tuple[str, ...]) -> dict[str, Any]:
         Failed: the server did not come up, or events were lost.
     """
     with running(server) as (url, pid):
-        command = [COMMAND, "bench", url, f"--dialect={server.dialect}", f"--pid={pid}", "--json", *arguments]
-        load = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=RUN_SECONDS,
-            preexec_fn=lambda: _pin(LOAD_CPU),
-        )
+        report = put_under_load(url, pid, (f"--dialect={server.dialect}", *arguments))
+    if any(report["faults"].values()):
+        faults = {name: count for name, count in report["faults"].items() if count}
+        raise Failed(f"{faults} {report['first_end']}")
+    return report
+
+
+def put_under_load(url: str, pid: int, arguments: tuple[str, ...]) -> dict[str, Any]:
+    """The report of `trio-collab bench` with these arguments against a server that runs.
+
+    Raises:
+        Failed: there is none.
+    """
+    load = subprocess.run(
+        [COMMAND, "bench", url, f"--pid={pid}", "--json", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=RUN_SECONDS,
+        preexec_fn=lambda: pin(LOAD_CPU),
+    )
     if not load.stdout:
         raise Failed(load.stderr.strip())
     report: dict[str, Any] = json.loads(load.stdout)
-    if load.returncode:
-        faults = {name: count for name, count in report["faults"].items() if count}
-        raise Failed(f"{faults} {report['first_end']}")
     return report
 
 
@@ -110,7 +119,7 @@ def run_load(server: Server, arguments: tuple[str, ...]) -> dict[str, Any]:
 def running(server: Server) -> Iterator[tuple[str, int]]:
     """The server's URL and process, from its start to its end. It has an empty directory to itself."""
     with tempfile.TemporaryDirectory(prefix="trio-collab-bench-") as directory:
-        port = _free_port()
+        port = free_port()
         with (Path(directory) / "output").open("wb") as output:
             process = subprocess.Popen(
                 [part.format(port=port) for part in server.command],
@@ -118,10 +127,10 @@ def running(server: Server) -> Iterator[tuple[str, int]]:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                preexec_fn=lambda: _pin(SERVER_CPU),
+                preexec_fn=lambda: pin(SERVER_CPU),
             )
         try:
-            _wait_for(port, process)
+            wait_for(port, process)
             yield f"ws://127.0.0.1:{port}", process.pid
         finally:
             process.terminate()
@@ -145,19 +154,25 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _pin(number: int) -> None:
+def pin(number: int) -> None:
     """Stay on this one of the CPUs that we may use, where there are several."""
     if hasattr(os, "sched_setaffinity") and len(cpus := sorted(os.sched_getaffinity(0))) > 1:
         os.sched_setaffinity(0, {cpus[number]})
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of the loopback interface that nobody listened on a moment ago."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
 
 
-def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Wait until the process listens.
+
+    Raises:
+        Failed: it ended, or took too long.
+    """
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
+from contextlib import suppress
 
 import attrs
 import pytest
 import trio
+from websockets.exceptions import ConnectionClosed
 
 from collab.bench import Options, Unreachable, run_bench
 from collab.testing import open_service
@@ -204,3 +208,27 @@ async def test_a_refused_connection_says_why():
 def test_options_have_bounds(wrong):
     with pytest.raises(ValueError, match=r".+"):
         attrs.evolve(Options(url="ws://localhost:9000"), **wrong)
+
+
+class GossipingPeer(FakePeer):
+    """Tells everybody all the time who else comes."""
+
+    def say(self, socket, event, data):
+        super().say(socket, event, data)
+        if event == "connected":
+            threading.Thread(target=self._gossip, args=(socket,)).start()
+
+    def _gossip(self, socket):
+        with suppress(ConnectionClosed):
+            while True:
+                socket.send('{"event":"user_online","data":{"user_id":"x","display_name":"x"}}')
+                time.sleep(0.01)
+
+
+def test_a_run_ends_although_others_come_and_go_all_the_time(monkeypatch):
+    monkeypatch.setattr("collab.bench.traffic._LONGEST_LINGER_SECONDS", 0.3)
+    monkeypatch.setattr("collab.bench.crowd._SETTLE_SECONDS", 10**6)
+    with listening(GossipingPeer()) as url:
+        report = run_bench(Options(url=url, **QUICK, events=10))
+    assert not report.has_faults
+    assert report.traffic.deliveries == 10

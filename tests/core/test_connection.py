@@ -96,7 +96,8 @@ async def test_a_reply_that_waits_pauses_reading_until_it_got_in() -> None:
     assert not connection.may_read()
     await connection.mailbox.take()
     assert await wakes(connection.wait_may_read, connection.mailbox.sent)
-    assert messages_in(await connection.mailbox.take())[0]["event"] == "pong"
+    with trio.fail_after(5):
+        assert messages_in(await connection.mailbox.take())[0]["event"] == "pong"
 
 
 @pytest.mark.trio

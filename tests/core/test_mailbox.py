@@ -35,7 +35,8 @@ def make(max_messages: int = 2, max_bytes: int = 100) -> Mailbox:
 
 
 async def read(mailbox: Mailbox) -> bytes:
-    frames = await mailbox.take()
+    with trio.fail_after(5):
+        frames = await mailbox.take()
     mailbox.sent()
     return frames
 

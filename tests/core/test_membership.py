@@ -121,12 +121,14 @@ def test_without_a_limit_nobody_is_replaced() -> None:
 
 
 @pytest.mark.trio
-async def test_a_connection_that_joins_while_the_service_goes_down_is_sent_away_greeted() -> None:
+async def test_a_connection_that_joins_while_the_service_goes_down_is_told_when_to_come_back() -> None:
     core = Core()
     core.status.draining = True
     ada = core.join("ada")
     assert close_codes([ada]) == [CloseCode.GOING_AWAY]
-    assert [m["event"] for m in await read_all(ada)] == ["connected"]
+    messages = await read_all(ada)
+    assert [m["event"] for m in messages] == ["connected", "service_shutdown"]
+    assert 500 <= messages[-1]["data"]["reconnect_in_ms"] <= 5000
     assert core.registry.connection_count == 0
 
 

@@ -64,6 +64,18 @@ async def test_an_event_reaches_its_recipients_and_nobody_else(core: Core) -> No
 
 
 @pytest.mark.trio
+async def test_an_event_for_one_user_never_reaches_another_whose_id_looks_alike(core: Core) -> None:
+    sender = core.register("sender")
+    alike = {user_id: core.register(user_id) for user_id in ("Ada", "ada", "ada ", "a\u0301da", "\u00e1da")}
+    for user_id in alike:
+        await core.route(sender, (user_id, [user_id]))
+    await core.route(sender, ("nobody", ["ADA", " ada"]))
+    for user_id, connection in alike.items():
+        assert await events_of(connection) == [user_id]
+    assert (await acks_of(sender))[-1] == ("nobody", 0, 2, ["ADA", " ada"])
+
+
+@pytest.mark.trio
 async def test_recipients_who_are_offline_are_named(core: Core) -> None:
     ada, bob = core.register("ada"), core.register("bob")
     await core.route(ada, ("1", ["x", "bob", "y"]), ("2", ["z"]))
@@ -311,6 +323,26 @@ async def test_a_sender_that_waits_for_its_own_mailbox_reads_on_once_that_has_ro
 
 
 @pytest.mark.trio
+async def test_time_that_is_discounted_is_held_against_nobody(
+    core: Core, mock_clock: trio.testing.MockClock
+) -> None:
+    ada, bob = core.register("ada"), core.register("bob", max_messages=1)
+    fill(bob)
+    await core.route(ada, ("1", ["bob"]))
+    mock_clock.jump(101.5)
+    await core.route(ada, ("2", ["bob"]))
+    core.router.discount(100)
+    # The second has not waited for less than no time.
+    assert bob.mailbox.waiting_since == trio.current_time() - 1.5
+    mock_clock.jump(0.4)
+    core.router.evict_slow_consumers()
+    assert bob.close is None
+    mock_clock.jump(0.1)
+    core.router.evict_slow_consumers()
+    assert bob.close is not None
+
+
+@pytest.mark.trio
 async def test_a_slow_consumer_is_ended_and_named_as_not_reached(
     core: Core, mock_clock: trio.testing.MockClock
 ) -> None:
@@ -327,6 +359,24 @@ async def test_a_slow_consumer_is_ended_and_named_as_not_reached(
     assert await acks_of(ada) == [("1", 1, 2, ["bob"]), ("2", 1, 1, [])]
     assert core.registry.online_user("bob") is None
     assert (ada.close, cy.close) == (None, None)
+
+
+@pytest.mark.trio
+async def test_many_slow_consumers_can_be_ended_a_few_at_a_time(
+    core: Core, mock_clock: trio.testing.MockClock
+) -> None:
+    ada = core.register("ada")
+    crowd = [core.register(f"slow{number}", max_messages=1) for number in range(5)]
+    for slow in crowd:
+        fill(slow)
+    await core.route(ada, ("1", [slow.user_id for slow in crowd]))
+    assert core.router.evict_slow_consumers(2) is False
+    mock_clock.jump(2)
+    ended = []
+    while core.router.evict_slow_consumers(2):
+        ended.append(sum(slow.close is not None for slow in crowd))
+    assert ended == [2, 4]
+    assert all(slow.close is not None for slow in crowd)
 
 
 @pytest.mark.trio

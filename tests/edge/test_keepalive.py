@@ -136,6 +136,31 @@ async def test_the_clock_stands_still_while_the_service_does_not_read(autojump_c
 
 
 @pytest.mark.trio
+async def test_time_in_which_the_service_did_not_run_is_held_against_no_consumer(autojump_clock):
+    limits = LimitSettings(mailbox_messages=1, slow_consumer=Duration("2s"))
+    settings = Settings(limits=limits, timeouts=TimeoutSettings(write=Duration("1000s")))
+    async with open_service(settings, in_memory=True, timeout_seconds=60) as local:
+        ada, bob = await local.connect("ada"), await local.connect("bob")
+        bob.stall()
+        for number in range(3):
+            await ada.send_event("t", ["bob"], number, id=number)
+        await trio.sleep(1)
+        # As after SIGSTOP and SIGCONT.
+        autojump_clock.jump(100)
+        await trio.sleep(0.7)
+        assert local.online() == {"ada", "bob"}
+        bob.resume()
+        assert [(await bob.receive("collab_event"))["data"]["data"] for _ in range(3)] == [0, 1, 2]
+        bob.stall()
+        for number in range(3):
+            await ada.send_event("t", ["bob"], number, id=number)
+        await trio.sleep(1.8)
+        assert local.online() == {"ada", "bob"}
+        await trio.sleep(0.5)
+        assert local.online() == {"ada"}
+
+
+@pytest.mark.trio
 async def test_a_backend_that_vanished_goes_offline_after_ping_and_timeout(autojump_clock):
     async with open_service(in_memory=True, timeout_seconds=200) as local:
         observer = await local.connect("observer", presence="all")

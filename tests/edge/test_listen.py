@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 
 import pytest
 import trio
 
-from collab.edge.listen import local_addresses, open_listeners
+from collab.edge.listen import PatientListener, local_addresses, open_listeners
 from collab.errors import CannotStart
 
 
@@ -61,3 +62,26 @@ async def test_an_address_of_another_machine_cannot_be_listened_on():
 async def test_a_name_that_is_none_is_one_clear_line(host):
     with pytest.raises(CannotStart, match=r"^cannot listen on .+: .+$"):
         await open_listeners(host, 0)
+
+
+class ScarceListener:
+    """Has no descriptor for some calls, then fails in another way."""
+
+    def __init__(self, times):
+        self.left = times
+
+    async def accept(self):
+        await trio.lowlevel.checkpoint()
+        self.left -= 1
+        raise OSError(errno.EMFILE if self.left >= 0 else errno.EBADF, "Too many open files")
+
+
+@pytest.mark.trio
+async def test_without_a_descriptor_it_waits_and_says_so_every_ten_seconds(autojump_clock, caplog):
+    with pytest.raises(OSError, match="Too many") as failed:
+        await PatientListener(ScarceListener(150)).accept()
+    assert failed.value.errno == errno.EBADF
+    assert trio.current_time() == pytest.approx(15)
+    told = [record for record in caplog.records if "Connections have to wait" in record.getMessage()]
+    assert [record.levelname for record in told] == ["WARNING"] * 2
+    assert all(record.exc_info is None for record in told)

@@ -29,8 +29,10 @@ from peers import (
 )
 
 from collab.edge import pump as pump_module
+from collab.edge import tap as tap_module
 from collab.settings import Duration, LimitSettings, Settings, Size
 from collab.testing import Closed, open_service
+from collab.wire.frames import FrameScanner
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -116,8 +118,6 @@ async def test_frames_come_a_byte_at_a_time(open_over_sockets):
 
 @pytest.mark.trio
 async def test_a_frame_of_1_mib_takes_few_copies_and_arrives_whole(open_over_sockets, monkeypatch):
-    from collab.wire.frames import FrameScanner
-
     fed = []
     original = FrameScanner.feed
 
@@ -389,7 +389,7 @@ async def flood(local: LocalService, backends: list[FakeBackend], wire: bytes, *
     [
         pytest.param(1, event_text(["nobody"], "x" * 4000) * 50, "rounds", id="rounds"),
         pytest.param(40, event_text(["nobody"], "x" * 4000) * 50, "reads", id="reads"),
-        pytest.param(4, text("ping") * 2000, "texts", id="messages"),
+        pytest.param(4, text("ping") * 2000, "frames", id="messages"),
     ],
 )
 async def test_a_turn_is_bounded_so_that_other_tasks_run(turns, monkeypatch, flooders, wire, reached):
@@ -400,12 +400,12 @@ async def test_a_turn_is_bounded_so_that_other_tasks_run(turns, monkeypatch, flo
         for backend in crowd:
             backend.stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         await flood(local, crowd, wire, seconds=0.5)
-    most = {name: max(getattr(turn, name) for turn in turns) for name in ("rounds", "reads", "texts")}
+    most = {name: max(getattr(turn, name) for turn in turns) for name in ("rounds", "reads", "frames")}
     assert most["rounds"] <= 8
     assert most["reads"] <= 64
     # The last read of a turn may lift more than what was missing: 64 KiB of messages.
-    assert most["texts"] < 512 + ROUND_BYTES / (len(wire) / wire.count(wire[:2]))
-    bound = {"rounds": 8, "reads": 64, "texts": 512}[reached]
+    assert most["frames"] < 512 + ROUND_BYTES / (len(wire) / wire.count(wire[:2]))
+    bound = {"rounds": 8, "reads": 64, "frames": 512}[reached]
     assert most[reached] >= bound, most
 
 
@@ -613,3 +613,43 @@ async def test_sockets_with_more_than_one_rounds_bytes_are_read_to_the_end(reads
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ada.stream.send_all, wire)
             assert [(await ada.receive())["id"] for _ in range(6000)] == list(range(6000))
+
+
+@pytest.mark.trio
+async def test_whoever_sends_many_small_control_frames_is_read_in_small_pieces(reads):
+    async with open_service(PINGS_WITHOUT_LIMIT) as local:
+        ada = await local.connect("ada")
+        wire = event_text(["nobody"], "x" * 60_000) + frame(PING) * 50_000 + text("ping", id="last")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ada.stream.send_all, wire)
+            while "id" not in await ada.receive("pong"):
+                pass
+    sizes = [size for _, _, size in reads.seen]
+    large = [size for size in sizes if size > 4096]
+    # After a large read full of pings come small ones, until one brings few frames again.
+    assert sizes.count(4096) > len(large)
+
+
+@pytest.mark.trio
+async def test_what_a_flooder_sends_behind_its_violation_is_neither_scanned_nor_read_for_ever(
+    reads, monkeypatch
+):
+    monkeypatch.setattr(tap_module, "_LINGER_BYTES", 1 << 20)
+    looked_at = []
+    original = FrameScanner._frame
+
+    def counting_frame(self, *arguments):
+        looked_at.append(1)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(FrameScanner, "_frame", counting_frame)
+    async with open_service() as local:
+        ada, bob = await local.connect("ada"), await local.connect("bob")
+        with trio.fail_after(10), suppress(trio.BrokenResourceError):
+            while True:
+                await ada.stream.send_all(frame(PING) * 10_000)
+        assert await bob.echoes()
+        await ada.stream.aclose()
+    # One read of at most 4 KiB told that it is a flood.
+    assert len(looked_at) <= 4096 / 6 + 2
+    assert sum(size for _, _, size in reads.seen) <= (1 << 20) + 3 * ROUND_BYTES

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import attrs
 import peer_frames as peer
@@ -181,6 +181,35 @@ async def test_a_fragmented_message_goes_through_trio_websocket() -> None:
         await tapped.say(first, peer.frame(peer.PING), second)
         assert tapped.handed_on == ["grüße"]
         assert tapped.delivered == []
+
+
+@pytest.mark.trio
+async def test_trio_websocket_gets_few_of_many_small_frames_at_a_time() -> None:
+    _, far = trio.testing.memory_stream_pair()
+    tap = Tap(far, HEAD, b"", max_message_bytes=LIMIT, write_seconds=1, controls=Meter(Rate(0, 0)))
+    taken = []
+    tap.open(deliver=_fail, before_read=trio.lowlevel.checkpoint, on_violation=_fail)
+    tap.pump(lambda: taken.append(tap.has_odd))
+    assert await tap.receive_some() == HEAD
+    wire = b"".join(peer.fragments(*"x" * 200))
+    assert tap.feed(wire) == ([], None)
+    pieces = [await tap.receive_some()]
+    while tap.has_odd:
+        assert not taken
+        # Whoever waits has a turn before the next piece.
+        with trio.testing.assert_checkpoints():
+            pieces.append(await tap.receive_some())
+    assert taken == [False]
+    assert b"".join(pieces) == wire
+    assert max(map(len, pieces)) <= 17 * len(wire) / 200
+    # Large ones are handed on as they came.
+    large = b"".join(peer.fragments("x" * 400, "x" * 400))
+    tap.feed(large)
+    assert await tap.receive_some() == large
+
+
+def _fail(*_: object) -> NoReturn:
+    raise AssertionError("nobody calls this")
 
 
 @pytest.mark.trio

@@ -259,6 +259,40 @@ async def test_a_client_that_resets_while_its_response_is_written_ends_itself_al
 
 
 @pytest.mark.trio
+@pytest.mark.parametrize(
+    "request_head",
+    [
+        pytest.param(head("GET", "/health", {"connection": "upgrade", "upgrade": "x"}), id="upgrade"),
+        pytest.param(head("CONNECT", "/health"), id="connect"),
+        pytest.param(head("GET", "/health"), id="plain"),
+    ],
+)
+async def test_an_exchange_whose_peer_left_before_the_response_is_not_kept_for_ever(request_head):
+    """An upgrade that nobody knows makes Hypercorn wait for the end of a response that never comes."""
+    async with open_service(BRISK, in_memory=True) as local, unharmed(local):
+        for _ in range(3):
+            stream, _ = await local.open_stream()
+            await stream.send_all(request_head)
+            await stream.aclose()
+
+
+@pytest.mark.trio
+async def test_a_stalled_reader_that_asked_for_an_upgrade_nobody_knows_is_given_up():
+    async with open_service(BRISK) as local:
+        for number in range(1500):
+            local.service.registry.add(invented(number))
+        async with trio.open_nursery() as nursery:
+            stream = await small_receiver(local)
+            await stream.send_all(head("GET", "/api/users/online", {"connection": "upgrade", "upgrade": "x"}))
+            assert await stream.receive_some(100)
+            nursery.start_soon(ends_without_the_rest, local, stream)
+        for connection in list(local.service.registry.connections()):
+            local.service.registry.remove(connection)
+        async with unharmed(local):
+            assert (await ask(local, "GET", "/api/users/online")).status == 200
+
+
+@pytest.mark.trio
 async def test_a_hundred_connections_at_once_that_all_reset_leave_nothing():
     async with open_service(BRISK) as local, unharmed(local):
         opened = [socket.create_connection(local.service.addresses[0]) for _ in range(100)]

@@ -9,6 +9,7 @@ import pytest
 import wsproto.frame_protocol as oracle
 from hypothesis import given
 from hypothesis import strategies as st
+from oracle import Oracle
 
 from collab.wire.close import Close, CloseCode
 from collab.wire.frames import (
@@ -59,42 +60,6 @@ def bytewise(stream: bytes) -> list[bytes]:
 def code_of(*pieces: bytes, limit: int = LIMIT) -> int | None:
     violation = scan(*pieces, limit=limit).violation
     return None if violation is None else violation.code
-
-
-class Oracle:
-    """wsproto as a server that has shaken hands."""
-
-    def __init__(self) -> None:
-        self._protocol = oracle.FrameProtocol(client=False, extensions=[])
-        self._parts: list[str | bytes] = []
-        self.closed = False
-        self.failed = False
-
-    def messages(self, data: bytes) -> list[str | bytes]:
-        """The messages that these bytes complete."""
-        found: list[str | bytes] = []
-        if self.closed or self.failed:
-            return found
-        self._protocol.receive_bytes(data)
-        try:
-            for frame in self._protocol.received_frames():
-                if frame.opcode is oracle.Opcode.CLOSE:
-                    self.closed = True
-                    return found
-                if frame.opcode.iscontrol():
-                    continue
-                self._parts.append(frame.payload)
-                if frame.message_finished:
-                    found.append(self._whole())
-        except oracle.ParseFailed:
-            self.failed = True
-        return found
-
-    def _whole(self) -> str | bytes:
-        parts, self._parts = self._parts, []
-        if any(isinstance(part, str) for part in parts):
-            return "".join(str(part) for part in parts)
-        return b"".join(bytes(part) for part in parts)
 
 
 masks = st.binary(min_size=4, max_size=4)
@@ -594,3 +559,21 @@ def test_an_endless_frame_keeps_no_more_than_the_limit() -> None:
         assert tracemalloc.get_traced_memory()[0] < 100_000
     finally:
         tracemalloc.stop()
+
+
+def test_after_giving_up_nothing_is_looked_at_not_even_a_close() -> None:
+    scanner = FrameScanner(LIMIT)
+    assert scanner.feed(peer.text("a") + peer.frame(peer.PING)[:3]).texts == [b"a"]
+    scanner.give_up()
+    assert feed(scanner, peer.text("b") + peer.close()) == Heard()
+    assert scanner.failed
+    assert not scanner.peer_closed
+
+
+def test_a_scan_counts_the_frames_that_it_lets_through() -> None:
+    scanner = FrameScanner(LIMIT)
+    wire = peer.text("a") + peer.frame(peer.PING) + b"".join(peer.fragments("b", "c", "d"))
+    found = scanner.feed(wire + peer.frame(peer.PONG)[:2])
+    assert (found.odd_frames, found.controls) == (4, 1)
+    found = scanner.feed(peer.frame(peer.PONG)[2:])
+    assert (found.odd_frames, found.controls) == (1, 1)

@@ -1,0 +1,1 @@
+"""What `scripts/mutants` runs: planted faults that the tests must catch."""

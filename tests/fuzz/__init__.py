@@ -1,0 +1,1 @@
+"""Seeded fuzzing: inputs that a seed and an index make again, and what must hold for each of them."""
