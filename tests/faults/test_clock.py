@@ -24,6 +24,12 @@ KEEPALIVE_SECONDS = 25 + 20 + 5
 WALL_CLOCK = {
     ("edge/acceptor.py", "_life", "datetime.now"): "connected_at, shown in /api/users/online",
     ("edge/life.py", "_milliseconds_since_epoch", "time.time_ns"): "the timestamp of a pong",
+    (
+        "policy/auth.py",
+        "_claims",
+        "time.time",
+    ): "a token's end is a time of the wall clock, once, as it comes in",
+    ("cli/token.py", "create", "time.time"): "the times in a token",
     ("core/membership.py", "_announce_shutdown_to", "datetime.now"): "the timestamp of service_shutdown",
 }
 
