@@ -75,6 +75,10 @@ def test_the_defaults_are_those_of_the_protocol():
         "origins.allowed": ("*",),
         "origins.allow_absent": True,
         "origins.allow_null": False,
+        "tls.cert_file": None,
+        "tls.key_file": None,
+        "tls.client_ca_file": None,
+        "tls.client_auth": "required",
     }
 
 
