@@ -61,7 +61,10 @@ class Door:
         counted = not self._hurried
         self._open += counted
         try:
-            await self._serve(stream)
+            if self._tls is None:
+                await self._serve(stream)
+            else:
+                await self._serve_under_tls(stream, self._tls)
         except* (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
             # The peer left in the middle of something; there is nobody to tell.
             pass
@@ -105,23 +108,38 @@ class Door:
             self._empty.set()
             self._empty = None
 
+    async def _serve_under_tls(self, plain: trio.abc.Stream, tls: Tls) -> None:
+        stream = TlsStream(plain, tls.context)
+        try:
+            if await self._shake_hands(stream, plain):
+                await self._serve(stream)
+        finally:
+            stream.release()
+
+    async def _shake_hands(self, stream: TlsStream, plain: trio.abc.Stream) -> bool:
+        """Whether the peer goes through with the handshake of TLS in time."""
+        ends = ends_of(plain)
+        if ends is None:
+            return False
+        try:
+            with trio.move_on_after(self._timeouts.handshake), self._idle_wait():
+                await stream.handshake()
+                return True
+        except HandshakeFailed as failure:
+            # Scanners and clients of plain HTTP do this all day.
+            _log.debug("TLS handshake failed", address=ends.address, reason=str(failure))
+            if failure.alert:
+                with trio.move_on_after(self._timeouts.write):
+                    await plain.send_all(failure.alert)
+                await self._linger(plain)
+        return False
+
     async def _serve(self, stream: trio.abc.Stream) -> None:
         ends = ends_of(stream)
         if ends is None:
             return
         # A connection may live for days: its head, its address pairs and the like go with `_arrive`.
         address = ends.address
-        if self._tls is None:
-            await self._serve_request(stream, ends, address)
-            return
-        secured = TlsStream(stream, self._tls.context)
-        try:
-            if await self._shake_hands(secured, stream, address):
-                await self._serve_request(secured, ends, address)
-        finally:
-            secured.release()
-
-    async def _serve_request(self, stream: trio.abc.Stream, ends: Ends, address: str) -> None:
         try:
             arrived = await self._arrive(stream, ends)
             del ends
@@ -136,21 +154,6 @@ class Door:
             with trio.move_on_after(self._timeouts.write):
                 await stream.send_all(error_response(refusal))
         await self._linger(stream)
-
-    async def _shake_hands(self, stream: TlsStream, plain: trio.abc.Stream, address: str) -> bool:
-        """Whether the peer goes through with the handshake of TLS in time."""
-        try:
-            with trio.move_on_after(self._timeouts.handshake), self._idle_wait():
-                await stream.handshake()
-                return True
-        except HandshakeFailed as failure:
-            # Scanners and clients of plain HTTP do this all day.
-            _log.debug("TLS handshake failed", address=address, reason=str(failure))
-            if failure.alert:
-                with trio.move_on_after(self._timeouts.write):
-                    await plain.send_all(failure.alert)
-                await self._linger(plain)
-        return False
 
     async def _arrive(self, stream: trio.abc.Stream, ends: Ends) -> Arrival | Exchange | None:
         """Read a request and decide where it goes; None where the peer left before its end."""
