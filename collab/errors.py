@@ -5,6 +5,7 @@ The tree::
     CollabError
     ├── SettingsError          the command exits with 2
     ├── CannotStart            the command exits with 1
+    ├── HandshakeFailed        no TLS with this peer
     ├── InvalidToken           a token does not say who its bearer is
     ├── Refused                a request that may not come in: an HTTP status and a JSON body
     │   ├── Draining
@@ -39,6 +40,14 @@ class SettingsError(CollabError):
 
 class CannotStart(CollabError):
     """The service cannot come up, for example because its port is in use. The text is one line."""
+
+
+class HandshakeFailed(CollabError):
+    """No TLS with this peer. `alert` is what it should be told, as bytes for the wire, if anything."""
+
+    def __init__(self, reason: str, alert: bytes) -> None:
+        super().__init__(reason)
+        self.alert = alert
 
 
 class Refused(CollabError):

@@ -18,10 +18,12 @@ from collab.edge.door import Door
 from collab.edge.keepalive import Sweeper
 from collab.edge.listen import Address, PatientListener, local_addresses, open_listeners
 from collab.edge.pump import Pump
+from collab.edge.tls import Tls
 from collab.observe.events import EventLog
 from collab.observe.log import get_logger
 from collab.policy.auth import Authenticator
 from collab.policy.sending import send_policy
+from collab.settings.warnings import open_to_anybody
 from collab.web.app import create_app
 from collab.web.serving import http_server
 
@@ -73,6 +75,7 @@ class Service:
             reconnect_spread_seconds=settings.server.reconnect_spread,
         )
         self._pump = Pump(self._router, self._outbox) if pumped and hasattr(select, "epoll") else None
+        self._tls = Tls.from_settings(settings.tls)
         self._acceptor = Acceptor(
             settings,
             self._membership,
@@ -90,12 +93,17 @@ class Service:
     @property
     def http_url(self) -> str:
         """The base URL of the HTTP API, by the host name of the settings where it is one."""
-        return f"http://{self._authority()}"
+        return f"{'http' if self._tls is None else 'https'}://{self._authority()}"
 
     @property
     def ws_url(self) -> str:
         """The URL that backends connect to."""
-        return f"ws://{self._authority()}"
+        return f"{'ws' if self._tls is None else 'wss'}://{self._authority()}"
+
+    def reload(self) -> None:
+        """Read the TLS certificate anew, as at SIGHUP. Where that fails the old one goes on."""
+        if self._tls is not None:
+            self._tls.renew()
 
     async def drain(self) -> None:
         """Let nobody new in, tell everyone, deliver what was taken in, and come to an end.
@@ -133,7 +141,7 @@ class Service:
         sweeper = Sweeper(self.settings, self._acceptor, self._router)
         try:
             async with http_server(app) as serve_http, trio.open_nursery() as nursery:
-                self._door = Door(self.settings, self._acceptor, serve_http)
+                self._door = Door(self.settings, self._acceptor, serve_http, self._tls)
                 try:
                     await nursery.start(self._router.run)
                     await nursery.start(self._presence.run)
@@ -144,6 +152,8 @@ class Service:
                     nursery.start_soon(self._authenticator.run)
                     if self._send_policy is not None:
                         nursery.start_soon(self._send_policy.run)
+                    if self._tls is not None:
+                        nursery.start_soon(self._tls.run)
                     if listeners:
                         patient = [PatientListener(listener) for listener in listeners]
                         nursery.start_soon(trio.serve_listeners, self._door.serve, patient)
@@ -208,7 +218,10 @@ async def serve(
 
     Raises:
         CannotStart: it cannot listen where the settings say.
+        SettingsError: a key or a certificate cannot be read, or settings contradict each other.
     """
+    if warning := open_to_anybody(settings):
+        _log.warning(warning)
     listeners = await open_listeners(settings.server.host, settings.server.port)
     try:
         service = Service(settings, local_addresses(listeners), pumped=pumped)

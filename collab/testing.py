@@ -10,6 +10,7 @@ async with open_service() as service:
 from __future__ import annotations
 
 import socket
+import ssl
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -209,8 +210,9 @@ class FakeBackend:
 
     async def drop(self) -> None:
         """Vanish without a word: a reset on a real socket."""
-        if isinstance(self.stream, trio.SocketStream):
-            self.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        plain = self.stream.transport_stream if isinstance(self.stream, trio.SSLStream) else self.stream
+        if isinstance(plain, trio.SocketStream):
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         await trio.aclose_forcefully(self.stream)
 
     def stall(self) -> None:
@@ -256,6 +258,8 @@ class LocalService:
     _nursery: trio.Nursery
     _in_memory: bool
     _timeout_seconds: float
+    ssl_context: ssl.SSLContext | None = None
+    """How clients speak TLS to it; None: they do not."""
     _backends: list[FakeBackend] = attrs.field(factory=list)
 
     @property
@@ -278,34 +282,61 @@ class LocalService:
         path: str = "/",
         token: str = "",
         headers: Mapping[str, str] | None = None,
+        ssl_context: ssl.SSLContext | None = None,
     ) -> FakeBackend:
-        """A connected backend that has read `connected`. Raises what `FakeBackend.open` raises."""
+        """A connected backend that has read `connected`. Raises what `open` raises."""
         query = {"user_id": user_id, "backend_url": backend_url, "presence": presence}
         if display_name:
             query["display_name"] = display_name
         if token:
             query["token"] = token
-        backend = await self.open(f"{path}?{urlencode(query)}", headers)
+        backend = await self.open(f"{path}?{urlencode(query)}", headers, ssl_context=ssl_context)
         await backend.receive("connected")
         return backend
 
-    async def open(self, target: str, headers: Mapping[str, str] | None = None) -> FakeBackend:
-        """A backend after the opening handshake with this request target; nothing is read yet."""
-        stream, far_end = await self.open_stream()
+    async def open(
+        self,
+        target: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> FakeBackend:
+        """A backend after the opening handshake with this request target; nothing is read yet.
+
+        `ssl_context` is for this backend alone, in place of the service's.
+
+        Raises:
+            Rejected: the service answered with another status than 101.
+            Closed: it answered nothing.
+            trio.BrokenResourceError: the two could not agree on TLS.
+        """
+        stream, far_end = await self.open_stream(ssl_context=ssl_context)
         backend = FakeBackend(stream, far_end=far_end, timeout_seconds=self._timeout_seconds)
         self._backends.append(backend)
         await backend.open("localhost", target, headers)
         return backend
 
-    async def open_stream(self) -> tuple[trio.abc.Stream, MemoryStream | None]:
+    async def open_stream(
+        self, *, ssl_context: ssl.SSLContext | None = None
+    ) -> tuple[trio.abc.Stream, MemoryStream | None]:
         """A raw connection to the port; in memory, with the service's end of it."""
-        if not self._in_memory:
+        near: trio.abc.Stream
+        far_end = None
+        if self._in_memory:
+            near, far = trio.testing.memory_stream_pair()
+            far_end = MemoryStream(far)
+            self._nursery.start_soon(self.service.serve_stream, far_end)
+        else:
             host, port = self.service.addresses[0]
-            return await trio.open_tcp_stream(host, port), None
-        near, far = trio.testing.memory_stream_pair()
-        far_end = MemoryStream(far)
-        self._nursery.start_soon(self.service.serve_stream, far_end)
-        return near, far_end
+            near = await trio.open_tcp_stream(host, port)
+        return self.over_tls(near, ssl_context), far_end
+
+    def over_tls(self, stream: trio.abc.Stream, ssl_context: ssl.SSLContext | None = None) -> trio.abc.Stream:
+        """The stream as a client uses it: wrapped, where there is TLS."""
+        context = ssl_context or self.ssl_context
+        if context is None:
+            return stream
+        return trio.SSLStream(stream, context, server_hostname="localhost", https_compatible=True)
 
     def online(self) -> set[str]:
         """The ids of the users who are online."""
@@ -319,12 +350,14 @@ async def open_service(
     in_memory: bool = False,
     pumped: bool = True,
     timeout_seconds: float = 5.0,
+    ssl_context: ssl.SSLContext | None = None,
 ) -> AsyncIterator[LocalService]:
     """A running service: on a free loopback port, or over memory streams alone (for mock clocks).
 
     Without `pumped` every connection reads for itself, as under TLS and as in memory.
-    `timeout_seconds` is how long a backend's `receive` waits at most. Everything is cancelled at
-    the end of the block.
+    `timeout_seconds` is how long a backend's `receive` waits at most. Where the settings turn TLS on,
+    `ssl_context` is how backends speak it; the certificate must be for `localhost`. Everything is
+    cancelled at the end of the block.
     """
     settings = settings or Settings()
     if not in_memory:
@@ -336,7 +369,7 @@ async def open_service(
             service = await nursery.start(unlistening.run, [])
         else:
             service = await nursery.start(partial(serve, settings, pumped=pumped))
-        local = LocalService(service, nursery, in_memory, timeout_seconds)
+        local = LocalService(service, nursery, in_memory, timeout_seconds, ssl_context)
         try:
             yield local
         finally:

@@ -159,16 +159,25 @@ def event_text(to_users: list[str], data: object = None, **members: object) -> b
     return text("collab_event", {"type": "comment_added", "to_users": to_users, "data": data}, **members)
 
 
-async def small_receiver(local: LocalService) -> trio.SocketStream:
+async def small_receiver(local: LocalService) -> trio.abc.Stream:
     """A connection over TCP whose receive buffer is as small as it can be."""
     opened = trio.socket.socket()
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     await opened.connect(local.service.addresses[0])
-    return trio.SocketStream(opened)
+    return local.over_tls(trio.SocketStream(opened))
 
 
-def reset(opened: socket.socket | trio.SocketStream) -> None:
+async def send_fin(stream: trio.abc.Stream) -> None:
+    """Close the sending side of a connection over TCP; under TLS without close_notify."""
+    plain = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+    assert isinstance(plain, trio.SocketStream)
+    await plain.send_eof()
+
+
+def reset(opened: socket.socket | trio.SocketStream | trio.SSLStream) -> None:
     """Close with RST instead of FIN."""
+    if isinstance(opened, trio.SSLStream):
+        opened = opened.transport_stream
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     if isinstance(opened, trio.SocketStream):
         opened.socket.close()

@@ -547,6 +547,24 @@ SENTENCES = {
             "tests/edge/test_acceptor.py::test_a_websocket_version_other_than_13_is_426_and_names_13",
             "tests/edge/test_acceptor.py::test_the_upgrade_headers_may_be_spelt_and_listed_as_clients_do",
         ],
+        (
+            "Where the service has a certificate (`tls.cert_file`) its one port speaks TLS 1.2 and 1.3 "
+            "alone: the URLs begin with `wss://` and `https://`."
+        ): [
+            "tests/edge/test_tls.py::test_wss_and_https_are_served_on_the_one_port",
+            "tests/edge/test_tls.py::test_tls_1_2_and_1_3_are_spoken",
+            "tests/edge/test_tls.py::test_older_versions_are_refused",
+        ],
+        "HTTP without TLS gets no answer there.": [
+            "tests/edge/test_tls.py::test_what_is_not_tls_gets_no_http_answer_and_is_logged_at_debug_alone",
+        ],
+        (
+            "With `tls.client_ca_file` a client needs a certificate of its own from that authority; "
+            "with `tls.client_auth` set to `optional` it may come without one."
+        ): [
+            "tests/edge/test_tls.py::test_where_a_certificate_is_required_none_and_one_of_another_authority_are_refused",
+            "tests/edge/test_tls.py::test_where_a_certificate_is_optional_none_is_let_in_and_one_of_another_authority_is_not",
+        ],
         "The path is `/`, `/ws` or `/ws/{user_id}`.": [
             "tests/edge/test_acceptor.py::test_the_user_comes_from_the_query",
             "tests/edge/test_acceptor.py::test_the_user_comes_from_the_path",

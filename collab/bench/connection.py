@@ -12,10 +12,13 @@ from collections.abc import Callable
 from os import urandom
 from typing import TYPE_CHECKING, Protocol
 
+from collab.bench.encrypted import encrypted
 from collab.bench.frames import CLOSE, PING, PONG, TEXT, client_frame
 from collab.errors import CollabError
 
 if TYPE_CHECKING:
+    import ssl
+
     from collab.bench.dialects import Dialect
 
 Buffer = bytes | bytearray
@@ -25,6 +28,7 @@ Take = Callable[[Buffer, int, int], object]
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 _CONNECTED = re.compile(rb'"connected"')
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+_CONNECT_SECONDS = 10.0
 _MAX_HEAD_BYTES = 64 * 1024
 _NO_CODE = 1005
 
@@ -76,6 +80,7 @@ class Connection:
         owner: Owner,
         selector: selectors.BaseSelector,
         scratch: bytearray,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.user_id = user_id
         self.is_connected = False
@@ -93,7 +98,15 @@ class Connection:
         self._socket.setblocking(False)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._watched = _READ | _WRITE
-        error = self._socket.connect_ex(ends)
+        if tls is None:
+            error = self._socket.connect_ex(ends)
+        else:
+            # The standard library wraps no socket that is still connecting.
+            self._socket.settimeout(_CONNECT_SECONDS)
+            error = self._socket.connect_ex(ends)
+            if not error:
+                self._socket = encrypted(self._socket, tls, host.rpartition(":")[0])
+            self._socket.setblocking(False)
         selector.register(self._socket, self._watched, self.ready)
         if error not in (0, errno.EINPROGRESS):
             self._end(errno.errorcode.get(error, str(error)))

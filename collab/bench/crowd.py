@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from collab.bench.connection import Connection, Unreachable
 from collab.bench.dialects import DIALECTS
+from collab.bench.encrypted import client_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -43,6 +44,7 @@ class Crowd:
         """Why connections ended that had been let in, and that we did not end."""
         self._refusals: list[str] = []
         self._address = _reach(options.host, options.port)
+        self._tls = client_context() if options.is_encrypted else None
         # Before any connection: select() takes no descriptor above 1,023.
         self._selector = selectors.DefaultSelector()
         self._waiter: int = getattr(self._selector, "fileno", lambda: -1)()
@@ -89,6 +91,7 @@ class Crowd:
                     owner=self,
                     selector=self._selector,
                     scratch=self._scratch,
+                    tls=self._tls,
                 )
                 self._open_connections.add(connection)
                 opened.append(connection)

@@ -35,7 +35,7 @@ class Options:
     """One run. Raises ValueError where a number is out of bounds or the URL is none."""
 
     url: str
-    """`ws://host:port`; http is taken for ws."""
+    """`ws://host:port` or `wss://host:port`; http is taken for ws, https for wss."""
     workload: WorkloadName = "pairs"
     dialect: str = attrs.field(default="plain", validator=attrs.validators.in_(DIALECTS))
     pairs: int = attrs.field(default=10, validator=_is_within(1, MAX_CONNECTIONS // 2))
@@ -58,8 +58,8 @@ class Options:
 
     def __attrs_post_init__(self) -> None:
         parts = urlsplit(self.url)
-        if parts.scheme not in ("ws", "http") or not parts.hostname or parts.port == 0:
-            raise ValueError(f"not a ws:// or http:// URL: {self.url}")
+        if parts.scheme not in ("ws", "wss", "http", "https") or not parts.hostname or parts.port == 0:
+            raise ValueError(f"not a ws:// or wss:// URL: {self.url}")
 
     @property
     def host(self) -> str:
@@ -69,7 +69,12 @@ class Options:
     @property
     def port(self) -> int:
         """The TCP port to connect to."""
-        return urlsplit(self.url).port or 80
+        return urlsplit(self.url).port or (443 if self.is_encrypted else 80)
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether to speak TLS."""
+        return urlsplit(self.url).scheme in ("wss", "https")
 
     @property
     def path(self) -> str:

@@ -66,6 +66,9 @@ def _option_flags(command: F) -> F:
 def bench(as_json: bool, **given: object) -> int:
     """Put load on the service at URL (ws://host:port), measure it, and check what arrives.
 
+    Of wss:// the certificate must be for the host, and of an authority that is known here, or that stands
+    in the file of the variable SSL_CERT_FILE.
+
     \b
     pairs      each sender keeps some events in flight to its own recipient
     fanout     one sender, every event to many recipients

@@ -14,7 +14,7 @@ from collab.cli.flags import config_flag
 from collab.cli.pages import configuration_page, settings_as_toml, settings_overview
 from collab.cli.token import token
 from collab.errors import CollabError, SettingsError
-from collab.settings import Settings, load_settings, options_of, read_settings
+from collab.settings import Settings, load_settings, options_of, read_settings, unsafe_combinations
 from collab.settings.loading import printable
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def serve(config_file: Path | None, reload: bool, until_eof: bool, **flags: str 
     """Run the service until SIGTERM or SIGINT; a second one ends it at once.
 
     A flag is stronger than the environment, the environment stronger than the config file.
-    SIGHUP opens the log file anew.
+    SIGHUP opens the log file anew, and reads the TLS certificate anew.
     """
     if reload:
         from collab.cli.reload import run_reloading
@@ -113,9 +113,10 @@ def show(config_file: Path | None) -> None:
 @config.command()
 @config_flag
 def check(config_file: Path | None) -> None:
-    """Check the settings: print `ok`, or the first mistake."""
+    """Check the settings: print `ok`, or the first mistake, with warnings of what is not safe together."""
     settings = load_settings(config_file, os.environ, {})
 
+    from collab.edge.tls import Tls
     from collab.policy.auth import Authenticator
     from collab.policy.sending import send_policy
     from collab.policy.validation import EventRules
@@ -123,6 +124,9 @@ def check(config_file: Path | None) -> None:
     Authenticator(settings.auth)
     send_policy(settings.policy, settings.auth.mode)
     EventRules.from_settings(settings)
+    Tls.from_settings(settings.tls)
+    for warning in unsafe_combinations(settings):
+        click.echo(f"warning: {printable(warning)}", err=True)
     click.echo("ok")
 
 

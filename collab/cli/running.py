@@ -73,6 +73,8 @@ class _Process:
             if number == signal.SIGHUP:
                 self._log_writer.reopen()
                 self._log.info("Log reopened")
+                if self._service is not None:
+                    self._service.reload()
             elif self._stopping:
                 self._exit_at_once(number)
             else:

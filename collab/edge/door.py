@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 import trio
 
 from collab.edge.acceptor import Arrival
-from collab.edge.exchange import Exchange, read_body
+from collab.edge.exchange import Exchange, TlsExchange, read_body
 from collab.edge.peer import Ends, ends_of
-from collab.errors import Refused
+from collab.edge.tls import TlsStream
+from collab.errors import HandshakeFailed, Refused
 from collab.observe.log import get_logger
 from collab.wire.head import Head, HeadReader, error_response
 
 if TYPE_CHECKING:
     from collab.edge.acceptor import Acceptor
+    from collab.edge.tls import Tls
     from collab.settings import Settings
 
 _log = get_logger()
@@ -32,12 +34,16 @@ ServeHttp = Callable[[Exchange], Awaitable[None]]
 class Door:
     """Every connection of the port comes in here and is contained here.
 
-    An upgrade to WebSocket goes to the acceptor. Any other request is read whole, given to the HTTP
-    server as the only one of its connection, and answered with `connection: close`: so every
-    request passes these checks, and an upgrade that follows a GET comes as a connection of its own.
+    With `tls` each stream is wrapped before anything is read from it. An upgrade to WebSocket goes to
+    the acceptor. Any other request is read whole, given to the HTTP server as the only one of its
+    connection, and answered with `connection: close`: so every request passes these checks, and an
+    upgrade that follows a GET comes as a connection of its own.
     """
 
-    def __init__(self, settings: Settings, acceptor: Acceptor, serve_http: ServeHttp) -> None:
+    def __init__(
+        self, settings: Settings, acceptor: Acceptor, serve_http: ServeHttp, tls: Tls | None = None
+    ) -> None:
+        self._tls = tls
         self._timeouts = settings.timeouts
         self._max_body_bytes = int(settings.limits.message_bytes)
         self._acceptor = acceptor
@@ -55,7 +61,10 @@ class Door:
         counted = not self._hurried
         self._open += counted
         try:
-            await self._serve(stream)
+            if self._tls is None:
+                await self._serve(stream)
+            else:
+                await self._serve_under_tls(stream, self._tls)
         except* (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
             # The peer left in the middle of something; there is nobody to tell.
             pass
@@ -99,6 +108,32 @@ class Door:
             self._empty.set()
             self._empty = None
 
+    async def _serve_under_tls(self, plain: trio.abc.Stream, tls: Tls) -> None:
+        stream = TlsStream(plain, tls.context)
+        try:
+            if await self._shake_hands(stream, plain):
+                await self._serve(stream)
+        finally:
+            stream.release()
+
+    async def _shake_hands(self, stream: TlsStream, plain: trio.abc.Stream) -> bool:
+        """Whether the peer goes through with the handshake of TLS in time."""
+        ends = ends_of(plain)
+        if ends is None:
+            return False
+        try:
+            with trio.move_on_after(self._timeouts.handshake), self._idle_wait():
+                await stream.handshake()
+                return True
+        except HandshakeFailed as failure:
+            # Scanners and clients of plain HTTP do this all day.
+            _log.debug("TLS handshake failed", address=ends.address, reason=str(failure))
+            if failure.alert:
+                with trio.move_on_after(self._timeouts.write):
+                    await plain.send_all(failure.alert)
+                await self._linger(plain)
+        return False
+
     async def _serve(self, stream: trio.abc.Stream) -> None:
         ends = ends_of(stream)
         if ends is None:
@@ -138,7 +173,8 @@ class Door:
         except trio.EndOfChannel:
             return None
         request = head.with_body_length(len(body)).to_bytes() + body
-        return Exchange(stream, request, ends, write_seconds=self._timeouts.write)
+        kind = TlsExchange if self._tls is not None else Exchange
+        return kind(stream, request, ends, write_seconds=self._timeouts.write)
 
     def _log_refusal(self, refusal: Refused, address: str) -> None:
         # Whoever is refused can ask again at once: the log must not be theirs to fill.

@@ -118,5 +118,22 @@ class Exchange(trio.abc.Stream):
         await trio.lowlevel.checkpoint()
 
 
+class TlsExchange(Exchange):
+    """An exchange under TLS, by which Hypercorn knows that its scheme is https: the handshake is done."""
+
+    @property
+    def transport_stream(self) -> Exchange:
+        """Where Hypercorn looks for the `socket`."""
+        return self
+
+    async def do_handshake(self) -> None:
+        """Nothing is left to do."""
+        await trio.lowlevel.checkpoint()
+
+    def selected_alpn_protocol(self) -> str:
+        """What is spoken, whether the peer asked for it or not."""
+        return "http/1.1"
+
+
 def _too_large(max_bytes: int) -> Refused:
     return Refused(413, "too_large", f"the body of a request may have at most {max_bytes:,} bytes")

@@ -59,6 +59,7 @@ class Goodbye:
                 with trio.move_on_after(self._close_seconds):
                     await tap.send_close(connection.close)
                     await tap.wait_ended()
+                    await tap.send_end()
         connection.mailbox.close(discard=True)
 
     def _deadlines(self) -> tuple[float, float]:

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 SocketAddress = tuple[str, int]
 
 
-class _AddressedSocket(Protocol):
+class AddressedSocket(Protocol):
+    """The part of a socket that knows its addresses."""
+
     @property
     def family(self) -> int: ...
 
@@ -23,7 +25,7 @@ class _AddressedSocket(Protocol):
 
 
 class _SocketStream(Protocol):
-    socket: _AddressedSocket
+    socket: AddressedSocket
 
 
 @attrs.frozen
@@ -50,12 +52,17 @@ class Ends:
 
 def ends_of(stream: trio.abc.Stream) -> Ends | None:
     """The addresses of a stream over a socket; None where the peer is gone already."""
-    opened: _AddressedSocket = _as_socket_stream(stream).socket
+    opened = socket_of(stream)
     try:
         peer, local = opened.getpeername(), opened.getsockname()
     except OSError:
         return None
     return Ends((peer[0], peer[1]), (local[0], local[1]), opened.family)
+
+
+def socket_of(stream: trio.abc.Stream) -> AddressedSocket:
+    """What knows both addresses of a stream."""
+    return _as_socket_stream(stream).socket
 
 
 def _as_socket_stream(stream: object) -> _SocketStream:

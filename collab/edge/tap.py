@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
 
+from collab.edge.tls import TlsStream
 from collab.wire.close import Close, CloseCode
 from collab.wire.frames import EMPTY_CLOSE_FRAME, FrameScanner, close_frame, is_close_frame
 
@@ -296,6 +298,12 @@ class Tap(trio.abc.Stream):
                 await self._stream.send_eof()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self.end()
+
+    async def send_end(self) -> None:
+        """Behind the close frames: tell a peer under TLS that nothing more comes."""
+        if self._close_sent and isinstance(self._stream, TlsStream):
+            with suppress(trio.BrokenResourceError, trio.BusyResourceError):
+                await self._stream.send_eof()
 
     async def wait_send_all_might_not_block(self) -> None:
         """See `trio.abc.SendStream`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collab.settings.groups import (
     AuthMode,
     AuthSettings,
+    ClientAuth,
     EventSettings,
     EventValidation,
     HttpSettings,
@@ -18,14 +19,17 @@ from collab.settings.groups import (
     ServerSettings,
     Settings,
     TimeoutSettings,
+    TlsSettings,
 )
 from collab.settings.loading import Loaded, load_settings, read_settings
 from collab.settings.options import Option, options_of
 from collab.settings.units import Duration, Size
+from collab.settings.warnings import unsafe_combinations
 
 __all__ = [
     "AuthMode",
     "AuthSettings",
+    "ClientAuth",
     "Duration",
     "EventSettings",
     "EventValidation",
@@ -43,7 +47,9 @@ __all__ = [
     "Settings",
     "Size",
     "TimeoutSettings",
+    "TlsSettings",
     "load_settings",
     "options_of",
     "read_settings",
+    "unsafe_combinations",
 ]

@@ -22,6 +22,7 @@ LogFormat = Literal["text", "json"]
 AuthMode = Literal["none", "jwt"]
 SendMode = Literal["open", "token", "file"]
 EventValidation = Literal["off", "known", "strict"]
+ClientAuth = Literal["required", "optional"]
 
 
 @attrs.frozen(kw_only=True)
@@ -166,6 +167,20 @@ class EventSettings:
 
 
 @attrs.frozen(kw_only=True)
+class TlsSettings:
+    """TLS on the one port, once it has a certificate. Files that change are read anew, as at SIGHUP."""
+
+    cert_file: str | None = None
+    """PEM file with the certificate of the service, and those between it and its root."""
+    key_file: str | None = None
+    """PEM file with the private key of the certificate, not encrypted."""
+    client_ca_file: str | None = None
+    """PEM file with the roots that certificates of clients must come from. None: clients need none."""
+    client_auth: ClientAuth = "required"
+    """With `client_ca_file`: whether a client may also come without a certificate (`optional`)."""
+
+
+@attrs.frozen(kw_only=True)
 class Settings:
     """Everything that can be set. `Settings()` holds the defaults."""
 
@@ -178,3 +193,4 @@ class Settings:
     auth: AuthSettings = AuthSettings()
     policy: PolicySettings = PolicySettings()
     events: EventSettings = EventSettings()
+    tls: TlsSettings = TlsSettings()

@@ -49,6 +49,28 @@ async def test_every_event_of_the_pairs_is_counted(in_flight):
 
 
 @pytest.mark.trio
+async def test_over_tls_everything_is_counted_as_without(certificates, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates.root_file))
+    async with certificates.open_service() as local:
+        _, port = local.service.addresses[0]
+        options = Options(
+            url=f"wss://127.0.0.1:{port}", events=300, in_flight=8, payload_bytes=20_000, **QUICK
+        )
+        report = await trio.to_thread.run_sync(run_bench, options)
+        assert report.faults == dict.fromkeys(report.faults, 0)
+        assert report.traffic.deliveries == local.service.status.total_events_routed == 300
+
+
+@pytest.mark.trio
+async def test_a_certificate_that_is_not_trusted_lets_nobody_in(certificates):
+    async with certificates.open_service() as local:
+        _, port = local.service.addresses[0]
+        options = Options(url=f"wss://127.0.0.1:{port}", events=1, **QUICK)
+        with pytest.raises(Unreachable, match="certificate verify failed"):
+            await trio.to_thread.run_sync(run_bench, options)
+
+
+@pytest.mark.trio
 async def test_every_recipient_of_a_fanout_is_counted():
     report, _ = await run_against_service(workload="fanout", recipients=7, events=20)
     assert (report.traffic.events, report.traffic.deliveries) == (20, 140)
@@ -196,7 +218,7 @@ async def test_a_refused_connection_says_why():
     "wrong",
     [
         {"url": "localhost:9000"},
-        {"url": "wss://localhost"},
+        {"url": "ftp://localhost"},
         {"seconds": 301},
         {"pairs": 10_001},
         {"connections": 20_000},

@@ -77,6 +77,26 @@ def test_config_check_says_ok(run):
     assert run("config", "check") == (0, "ok\n", "")
 
 
+def test_config_check_warns_of_what_is_not_safe_and_says_ok(run, environment):
+    environment.setenv("COLLAB_SERVER__HOST", "0.0.0.0")
+    code, output, errors = run("config", "check")
+    assert (code, output) == (0, "ok\n")
+    first, second = errors.splitlines()
+    assert first.startswith("warning: Authentication is off, and server.host is 0.0.0.0: ")
+    assert second.startswith("warning: TLS is off, and server.host is 0.0.0.0: ")
+
+
+def test_config_check_takes_a_sound_pair_and_no_other(run, environment, certificates, tmp_path):
+    environment.setenv("COLLAB_TLS__CERT_FILE", str(certificates.cert_file))
+    assert run("config", "check") == (2, "", "trio-collab: tls.cert_file is set: set tls.key_file too\n")
+    environment.setenv("COLLAB_TLS__KEY_FILE", str(tmp_path / "missing"))
+    code, output, errors = run("config", "check")
+    assert (code, output) == (2, "")
+    assert errors == f"trio-collab: tls.key_file: cannot read {tmp_path}/missing: No such file or directory\n"
+    environment.setenv("COLLAB_TLS__KEY_FILE", str(certificates.key_file))
+    assert run("config", "check") == (0, "ok\n", "")
+
+
 def test_a_mistake_in_the_settings_is_one_line_and_exit_code_2(run, environment, tmp_path):
     environment.setenv("COLLAB_SERVER__PROT", "1")
     for arguments in (["config", "check"], ["config", "show"], ["serve"]):

@@ -44,6 +44,7 @@ async def test_connected_comes_first_and_counts_distinct_users(open_anyhow):
 
 
 @pytest.mark.trio
+@pytest.mark.also_over_tls
 @pytest.mark.parametrize(
     "type",
     ["position_shared", "comment_added", "position_updated", "share_revoked", "anything else", "t" * 64],
@@ -79,6 +80,7 @@ async def test_from_user_is_filled_in_and_data_is_an_empty_object_where_they_are
 
 
 @pytest.mark.trio
+@pytest.mark.also_over_tls
 @pytest.mark.parametrize(
     "data",
     [
@@ -168,6 +170,7 @@ async def test_an_event_reaches_every_connection_of_its_recipient_and_counts_onc
 
 
 @pytest.mark.trio
+@pytest.mark.also_over_tls
 async def test_delivered_to_is_the_truth_about_those_who_are_gone(open_anyhow):
     async with open_anyhow() as local:
         ada, bob, cyd = [await local.connect(user_id) for user_id in ("ada", "bob", "cyd")]
@@ -184,6 +187,7 @@ async def test_delivered_to_is_the_truth_about_those_who_are_gone(open_anyhow):
 
 
 @pytest.mark.trio
+@pytest.mark.also_over_tls
 async def test_events_and_acks_keep_their_order_also_among_fragmented_messages(open_anyhow):
     async with open_anyhow() as local:
         ada, bob = await local.connect("ada"), await local.connect("bob")
@@ -357,6 +361,7 @@ async def test_user_online_tells_of_the_first_connection_of_another_user(open_an
 
 
 @pytest.mark.trio
+@pytest.mark.also_over_tls
 @pytest.mark.parametrize("leave", ["close", "drop"])
 async def test_user_offline_tells_of_the_last_connection_of_another_user(open_anyhow, leave):
     async with open_anyhow() as local:
@@ -389,6 +394,7 @@ async def test_presence_is_all_where_it_is_left_out(open_anyhow):
 
 
 @pytest.mark.trio
+@pytest.mark.also_over_tls
 @pytest.mark.parametrize("code", [1000, 1001, 3000, 4999])
 async def test_1000_normal_a_backend_that_closes_gets_its_close_answered(open_anyhow, code):
     async with open_anyhow() as local:
@@ -400,6 +406,7 @@ async def test_1000_normal_a_backend_that_closes_gets_its_close_answered(open_an
 
 
 @pytest.mark.trio
+@pytest.mark.also_over_tls
 async def test_what_was_sent_before_a_close_is_routed(open_anyhow):
     async with open_anyhow() as local:
         ada, bob = await local.connect("ada"), await local.connect("bob")
@@ -451,6 +458,7 @@ async def test_a_breach_of_the_protocol_is_closed_with_the_code_that_names_it(op
 
 
 @pytest.mark.trio
+@pytest.mark.also_over_tls
 async def test_1011_a_fault_of_the_service_ends_that_connection_alone(open_anyhow, monkeypatch):
     async with open_anyhow() as local:
         ada, bob = await local.connect("ada"), await local.connect("bob")
@@ -471,6 +479,7 @@ async def test_1011_a_fault_of_the_service_ends_that_connection_alone(open_anyho
 
 
 @pytest.mark.trio
+@pytest.mark.also_over_tls
 async def test_the_limit_of_a_message_counts_bytes_and_not_characters(open_anyhow):
     settings = Settings(limits=LimitSettings(message_bytes=Size("1KiB")))
     async with open_anyhow(settings) as local:
@@ -518,6 +527,7 @@ async def test_the_limit_of_a_message_can_be_2_mib(fragments):
 
 
 @pytest.mark.trio
+@pytest.mark.also_over_tls
 async def test_an_event_larger_than_the_whole_mailbox_gets_in_where_it_is_empty(open_anyhow):
     settings = Settings(limits=LimitSettings(message_bytes=Size("64KiB"), mailbox_bytes=Size("1KiB")))
     async with open_anyhow(settings) as local:
@@ -529,6 +539,7 @@ async def test_an_event_larger_than_the_whole_mailbox_gets_in_where_it_is_empty(
 
 
 @pytest.mark.trio
+@pytest.mark.also_over_tls
 async def test_a_websocket_ping_is_answered_with_its_own_payload(open_anyhow):
     async with open_anyhow() as local:
         ada = await local.connect("ada")
@@ -539,6 +550,7 @@ async def test_a_websocket_ping_is_answered_with_its_own_payload(open_anyhow):
 
 
 @pytest.mark.trio
+@pytest.mark.also_over_tls
 async def test_frames_may_come_a_byte_at_a_time(open_anyhow):
     async with open_anyhow() as local:
         ada, bob = await local.connect("ada"), await local.connect("bob")
@@ -667,6 +679,7 @@ async def test_a_peer_that_reads_nothing_for_the_write_timeout_is_dropped(autoju
 
 
 @pytest.mark.trio
+@pytest.mark.also_over_tls
 async def test_nothing_is_routed_that_comes_after_the_service_began_to_close(open_anyhow):
     async with open_anyhow() as local:
         ada, bob = await local.connect("ada"), await local.connect("bob")

@@ -14,7 +14,7 @@ import attrs
 import pytest
 import trio
 from invariants import Ledger, Life, SentEvent
-from peers import small_receiver
+from peers import send_fin, small_receiver
 from wsproto.utilities import LocalProtocolError
 
 from collab.settings import Duration, LimitSettings, Settings
@@ -152,8 +152,7 @@ class Leaver(Player):
         elif how == "close":
             await life.backend.stream.send_all(b"\x88\x82\0\0\0\0\x03\xe8")
         else:
-            assert isinstance(life.backend.stream, trio.SocketStream)
-            await life.backend.stream.send_eof()
+            await send_fin(life.backend.stream)
         await trio.sleep(draw.uniform(0, 0.05))
         raise Closed(1006)
 
@@ -209,6 +208,7 @@ class Game:
 
 
 @pytest.mark.trio
+@pytest.mark.also_over_tls
 async def test_every_event_is_delivered_or_named_undelivered(
     open_over_sockets: Callable[..., AbstractAsyncContextManager[LocalService]],
 ) -> None:

@@ -67,6 +67,7 @@ async def test_a_peer_that_says_something_and_then_resets_ends_itself_alone(open
 
 
 @pytest.mark.trio
+@pytest.mark.also_over_tls
 @pytest.mark.parametrize("end", ["reset", "fin"])
 async def test_a_connected_backend_that_vanishes_goes_offline(open_over_sockets, end):
     async with open_over_sockets(BRISK) as local, unharmed(local):
@@ -76,6 +77,7 @@ async def test_a_connected_backend_that_vanishes_goes_offline(open_over_sockets,
 
 
 @pytest.mark.trio
+@pytest.mark.also_over_tls
 async def test_a_frame_sent_with_the_handshake_is_not_lost(open_over_sockets):
     async with open_over_sockets(BRISK) as local, unharmed(local):
         stream, _ = await local.open_stream()
@@ -104,6 +106,7 @@ async def test_a_flood_of_control_frames_while_the_service_closes_harms_nobody(o
 
 
 @pytest.mark.trio
+@pytest.mark.also_over_tls
 async def test_a_ping_during_a_close_by_the_service_ends_that_connection_alone(open_over_sockets):
     async with open_over_sockets(BRISK) as local, unharmed(local):
         ada = await local.connect("ada")
@@ -118,6 +121,7 @@ async def test_a_ping_during_a_close_by_the_service_ends_that_connection_alone(o
 
 
 @pytest.mark.trio
+@pytest.mark.also_over_tls
 async def test_a_ping_flood_by_a_peer_that_reads_nothing_is_bounded(open_over_sockets):
     async with open_over_sockets(BRISK) as local, unharmed(local):
         stream = await small_receiver(local)
@@ -213,6 +217,7 @@ async def test_a_frame_that_claims_to_be_huge_is_1009_at_once(open_over_sockets,
 
 
 @pytest.mark.trio
+@pytest.mark.also_over_tls
 async def test_a_peer_in_the_middle_of_a_huge_message_reads_its_1009(open_over_sockets):
     async with open_over_sockets(BRISK) as local, unharmed(local):
         ada = await local.connect("ada")
@@ -222,6 +227,7 @@ async def test_a_peer_in_the_middle_of_a_huge_message_reads_its_1009(open_over_s
 
 
 @pytest.mark.trio
+@pytest.mark.also_over_tls
 @pytest.mark.parametrize(
     "breach", [frame(BINARY, b"x"), frame(3), frame(TEXT, b"\xff"), frame(TEXT, size=2**40), b"\x81\x01x"]
 )
@@ -254,6 +260,7 @@ async def test_a_peer_in_the_middle_of_a_frame_that_is_not_utf8_hears_the_end_at
 
 
 @pytest.mark.trio
+@pytest.mark.also_over_tls
 async def test_half_a_frame_and_then_nothing_is_4005(open_over_sockets):
     timeouts = TimeoutSettings(
         ping_interval=Duration("200ms"), ping_timeout=Duration("200ms"), close=Duration("200ms")
@@ -272,6 +279,7 @@ async def test_half_a_frame_and_then_nothing_is_4005(open_over_sockets):
 
 
 @pytest.mark.trio
+@pytest.mark.also_over_tls
 async def test_a_slow_consumer_is_evicted_and_its_sender_told(open_over_sockets):
     limits = LimitSettings(mailbox_messages=4, slow_consumer=Duration("300ms"))
     settings = Settings(timeouts=BRISK.timeouts, limits=limits)
@@ -295,6 +303,7 @@ async def test_a_slow_consumer_is_evicted_and_its_sender_told(open_over_sockets)
 
 
 @pytest.mark.trio
+@pytest.mark.also_over_tls
 async def test_a_slow_consumer_that_reads_on_finds_4003(open_over_sockets):
     limits = LimitSettings(mailbox_messages=4, slow_consumer=Duration("300ms"))
     async with open_over_sockets(Settings(limits=limits), timeout_seconds=10) as local, unharmed(local):
@@ -326,6 +335,7 @@ async def test_random_bytes_after_the_handshake_end_that_connection_alone(open_o
 
 
 @pytest.mark.trio
+@pytest.mark.also_over_tls
 async def test_frames_cut_anywhere_by_a_reset_end_that_connection_alone(open_over_sockets):
     whole = event_text(["healthy-cyd", "ada"], "x" * 200) + frame(PING, b"y") + frame(TEXT, b"{", fin=False)
     async with open_over_sockets(BRISK) as local:
@@ -394,6 +404,7 @@ async def test_pairs_that_exchange_while_others_come_and_go_lose_nothing(open_ov
 
 
 @pytest.mark.trio
+@pytest.mark.also_over_tls
 async def test_2_mib_messages_pass_whole_and_fragmented_between_real_sockets(open_over_sockets):
     limits = LimitSettings(message_bytes=Size("2MiB"), mailbox_bytes=Size("8MiB"))
     async with open_over_sockets(Settings(limits=limits), timeout_seconds=20) as local, unharmed(local):

@@ -91,6 +91,10 @@ def test_the_defaults_are_those_of_the_protocol():
         "policy.file": None,
         "events.validation": "off",
         "events.schema_dir": None,
+        "tls.cert_file": None,
+        "tls.key_file": None,
+        "tls.client_ca_file": None,
+        "tls.client_auth": "required",
     }
 
 

@@ -10,6 +10,7 @@ import socket
 import time
 
 import pytest
+from certificates import Certificates
 from commands import PACKAGE, PATIENCE_SECONDS, Command
 
 
@@ -109,6 +110,77 @@ def test_a_hangup_opens_the_log_file_anew(tmp_path):
         command.signal(signal.SIGTERM)
         assert command.wait() == 0
     assert "Log reopened" in log.read_text()
+
+
+@pytest.fixture
+def served(tmp_path):
+    """Certificates that a test may change, and the environment of a service that uses them."""
+    certificates = Certificates(tmp_path)
+    environ = {
+        "COLLAB_TLS__CERT_FILE": str(certificates.cert_file),
+        "COLLAB_TLS__KEY_FILE": str(certificates.key_file),
+    }
+    return certificates, environ
+
+
+def shown_certificate(certificates, address):
+    """The serial number of the certificate that a newcomer is shown."""
+    with (
+        socket.create_connection(address, timeout=PATIENCE_SECONDS) as plain,
+        certificates.client().wrap_socket(plain, server_hostname="localhost") as client,
+    ):
+        return client.getpeercert()["serialNumber"]
+
+
+def test_with_a_certificate_it_listens_at_wss_and_a_hangup_renews_it(tmp_path, served):
+    certificates, environ = served
+    with Command(tmp_path, "serve", "--port=0", "--log-file=", environ=environ) as command:
+        told = command.line(r'Listening.*"(wss://[^"]+)".*"https://[^"]+"')
+        url = urlsplit(told[1])
+        address = url.hostname, url.port
+        first = shown_certificate(certificates, address)
+        certificates.renew()
+        command.signal(signal.SIGHUP)
+        command.line("TLS certificate renewed")
+        second = shown_certificate(certificates, address)
+        assert second != first
+        certificates.key_file.write_bytes(b"")
+        command.signal(signal.SIGHUP)
+        command.line("TLS certificate not renewed, the old one goes on")
+        assert shown_certificate(certificates, address) == second
+        command.signal(signal.SIGTERM)
+        assert command.wait() == 0
+    assert command.errors == ""
+
+
+def test_a_certificate_whose_files_change_is_renewed_without_a_signal(tmp_path, served):
+    certificates, environ = served
+    with Command(tmp_path, "serve", "--port=0", "--log-file=", environ=environ) as command:
+        command.line("Listening")
+        certificates.renew()
+        command.line("TLS certificate renewed")
+
+
+def test_a_key_that_does_not_fit_is_one_line_and_exit_code_2(tmp_path, served):
+    certificates, environ = served
+    pem = certificates.authority.issue_cert("localhost").private_key_pem
+    certificates.key_file.write_bytes(pem.bytes())
+    with Command(tmp_path, "serve", "--port=0", "--log-file=", environ=environ) as command:
+        assert command.wait() == 2
+    assert command.errors == (
+        "trio-collab: tls.cert_file, tls.key_file: the key does not fit the certificate\n"
+    )
+
+
+def test_a_start_without_authentication_on_a_public_address_logs_one_warning(tmp_path):
+    arguments = ["serve", "--host=0.0.0.0", "--port=0", "--log-file=", "--log-format=json"]
+    with Command(tmp_path, *arguments) as command:
+        command.line("Listening")
+        command.signal(signal.SIGTERM)
+        assert command.wait() == 0
+    lines = [json.loads(line) for line in command.output.splitlines()]
+    (warning,) = [line["event"] for line in lines if line["level"] == "warning"]
+    assert "auth.mode" in warning
 
 
 def test_a_port_in_use_is_one_line_and_exit_code_1(tmp_path):
