@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import time
+from urllib.parse import urlsplit
 
 import pytest
 from certificates import Certificates
