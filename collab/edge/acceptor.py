@@ -83,10 +83,11 @@ class Acceptor:
         self._admission = Admission(settings.limits)
         self._origins = OriginPolicy(settings.origins)
         limits = settings.limits
-        self._rules = EventRules(
+        self.rules = EventRules(
             max_recipients=limits.max_recipients,
             rate=Rate(limits.events_per_second, limits.burst or limits.events_per_second),
         )
+        """What every event is held against. Who else takes events shares it: it knows the users' rates."""
         connects = Rate.with_seconds_at_once(limits.connects_per_second, _SECONDS_AT_ONCE)
         self._connects_by_user, self._connects_by_address = Meters(connects), Meters(connects)
         self._controls = Rate.with_seconds_at_once(settings.limits.control_frames, _SECONDS_AT_ONCE)
@@ -220,7 +221,7 @@ class Acceptor:
             router=self._router,
             outbox=self._outbox,
             pump=self._pump,
-            rules=self._rules,
+            rules=self.rules,
             authenticator=self._authenticator,
             errors=Meter(self._errors),
             timeouts=settings.timeouts,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collab.settings.groups import (
+    AdminSettings,
     AuthMode,
     AuthSettings,
     HttpSettings,
@@ -22,6 +23,7 @@ from collab.settings.options import Option, options_of
 from collab.settings.units import Duration, Size
 
 __all__ = [
+    "AdminSettings",
     "AuthMode",
     "AuthSettings",
     "Duration",

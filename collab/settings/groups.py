@@ -129,7 +129,7 @@ class AuthSettings:
 
     mode: AuthMode = "none"
     """Whether a token is needed. With `jwt`, set one of `secret`, `public_key_file` and `jwks_url`."""
-    secret: SecretStr = attrs.field(default=SecretStr(""), validator=checks.secret(32))
+    secret: SecretStr = attrs.field(default=SecretStr(""), converter=SecretStr, validator=checks.secret(32))
     """Secret of tokens signed with HS256."""
     public_key_file: str | None = None
     """PEM file with the public key of tokens signed with RS256, ES256 or EdDSA."""
@@ -154,6 +154,14 @@ class PolicySettings:
 
 
 @attrs.frozen(kw_only=True)
+class AdminSettings:
+    """Who may use the operator API, besides those whose token has the scope `admin`."""
+
+    token: SecretStr = attrs.field(default=SecretStr(""), converter=SecretStr, validator=checks.bearer(32))
+    """What an operator brings as `Authorization: Bearer`. None, and `auth.mode` none: no operator API."""
+
+
+@attrs.frozen(kw_only=True)
 class Settings:
     """Everything that can be set. `Settings()` holds the defaults."""
 
@@ -165,3 +173,4 @@ class Settings:
     origins: OriginSettings = OriginSettings()
     auth: AuthSettings = AuthSettings()
     policy: PolicySettings = PolicySettings()
+    admin: AdminSettings = AdminSettings()

@@ -89,6 +89,7 @@ def test_the_defaults_are_those_of_the_protocol():
         "auth.leeway": 10,
         "policy.send": "open",
         "policy.file": None,
+        "admin.token": "",
     }
 
 
