@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 
 import pytest
 import trio
@@ -21,7 +22,7 @@ from collab.settings import (
     Settings,
     Size,
 )
-from collab.testing import open_service
+from collab.testing import Closed, open_service
 from collab.web import events
 
 AUTH = AuthSettings(mode="jwt", secret=SECRET)
@@ -350,3 +351,45 @@ async def test_a_page_that_may_not_connect_may_not_send_either():
         assert await bob.echoes()
         for headers in ({"origin": "https://good.example"}, {}):
             assert (await post(local, event(["bob"]), headers)).status == 200
+
+
+@pytest.mark.trio
+async def test_acks_are_true_and_order_holds_among_many_senders(autojump_clock):
+    settings = Settings(limits=LimitSettings(mailbox_messages=3, slow_consumer=Duration("500ms")))
+    async with open_service(settings, in_memory=True, timeout_seconds=600) as local:
+        received: dict[str, list[tuple[str, int]]] = {"bob": [], "cyd": []}
+        undelivered: dict[tuple[str, int], list[str]] = {}
+
+        async def read(user_id, backend):
+            with suppress(Closed):
+                while True:
+                    data = (await backend.receive("collab_event"))["data"]
+                    received[user_id].append((data["from_user"], data["data"]))
+
+        async def send(from_user):
+            for number in range(20):
+                to_users = ["bob", "cyd", "dan", "nobody"]
+                body = (await post(local, event(to_users, number, from_user=from_user))).json
+                assert body["total_recipients"] == 4
+                assert body["delivered_to"] == 4 - len(body["undelivered"])
+                undelivered[from_user, number] = body["undelivered"]
+
+        async with trio.open_nursery() as readers:
+            for user_id in received:
+                readers.start_soon(read, user_id, await local.connect(user_id))
+            dan = await local.connect("dan")
+            dan.stall()
+            async with trio.open_nursery() as senders:
+                for number in range(8):
+                    senders.start_soon(send, f"sender{number}")
+            await trio.sleep(1)
+            readers.cancel_scope.cancel()
+        assert len(undelivered) == 160
+        # What dan's mailbox took counts as delivered; the rest names dan.
+        assert 0 < sum("dan" not in named for named in undelivered.values()) <= 3
+        assert all("nobody" in named for named in undelivered.values())
+        for user_id, got in received.items():
+            assert sorted(got) == sorted(key for key, named in undelivered.items() if user_id not in named)
+            for number in range(8):
+                of_sender = [each for sender, each in got if sender == f"sender{number}"]
+                assert of_sender == list(range(20))
