@@ -13,7 +13,7 @@ from peers import ask, until_end
 from tokens import OTHER_SECRET, SECRET, token
 
 from collab.errors import SettingsError
-from collab.settings import AdminSettings, AuthSettings, Duration, LimitSettings, Settings
+from collab.settings import AdminSettings, AuthSettings, Duration, LimitSettings, Settings, load_settings
 from collab.testing import open_service
 
 ADMIN_TOKEN = "the-admin-token-of-the-tests-0123456789"
@@ -411,3 +411,14 @@ async def test_the_admin_token_is_never_told_or_logged(caplog, capsys, open_over
     everything = said + caplog.text + out + err
     assert ADMIN_TOKEN not in everything
     assert wrong not in everything
+
+
+@pytest.mark.parametrize("text", ["short-canary", ADMIN_TOKEN])
+def test_a_setting_that_holds_the_admin_token_never_shows_it(text):
+    environ = {"COLLAB_ADMIN__TOKEN": text}
+    try:
+        shown = repr(load_settings(None, environ, {}))
+    except SettingsError as error:
+        shown = str(error)
+        assert "admin.token" in shown
+    assert text not in shown
