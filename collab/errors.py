@@ -115,6 +115,8 @@ class MessageError(CollabError):
 
     code: ClassVar[str] = "internal"
     message: ClassVar[str] = "Internal error"
+    status: ClassVar[int] = 400
+    """The HTTP status of the answer, where the message came as a request."""
 
     retry_after_ms: int | None = None
     """When the same message may be taken; None where that does not help."""
@@ -158,6 +160,7 @@ class FromUserMismatch(MessageError):
 
     code = "from_user_mismatch"
     message = "from_user does not match the connection's user"
+    status = 403
 
 
 class TooManyRecipients(MessageError):
@@ -179,6 +182,7 @@ class RateLimited(MessageError):
 
     code = "rate_limited"
     message = "Too many events"
+    status = 429
 
     def __init__(self, retry_after_seconds: float, *, reply_id: bytes = b"") -> None:
         super().__init__("the user sends events faster than it may", reply_id=reply_id)

@@ -24,7 +24,9 @@ from collab.observe.log import get_logger
 from collab.policy.auth import Authenticator
 from collab.policy.sending import send_policy
 from collab.settings.warnings import open_to_anybody
+from collab.web.admin import AdminApi
 from collab.web.app import create_app
+from collab.web.events import EventsApi
 from collab.web.serving import http_server
 
 if TYPE_CHECKING:
@@ -136,7 +138,14 @@ class Service:
     ) -> None:
         """Run until drained or cancelled. Owns the listeners."""
         app = create_app(
-            self.settings, self.registry, self.status, self.ws_url, self._authenticator, self._send_policy
+            self.settings,
+            self.registry,
+            self.status,
+            self.ws_url,
+            self._authenticator,
+            self._send_policy,
+            events=EventsApi(self.settings, self._router, self._outbox, self.status, self._acceptor.rules),
+            admin=AdminApi(self.settings, self.registry, self._outbox),
         )
         sweeper = Sweeper(self.settings, self._acceptor, self._router)
         try:

@@ -26,6 +26,15 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglo
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text()
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 
+# What is an `error` over a WebSocket, and an answer of `POST /api/events`.
+ERRORS_OF_EVENTS = (
+    errors.InvalidJson,
+    errors.InvalidEvent,
+    errors.FromUserMismatch,
+    errors.TooManyRecipients,
+    errors.RateLimited,
+)
+
 
 def section(title):
     """The text of one section of docs/protocol.md."""
@@ -62,6 +71,7 @@ def refusals():
                 found.add((status.value, code.value))
     of_their_own = (Draining(1.0), Unauthenticated(""), Forbidden(""))
     found |= {(refusal.status, refusal.code) for refusal in of_their_own}
+    found |= {(error.status, error.code) for error in ERRORS_OF_EVENTS}
     # Quart refuses a method by itself; the app answers its own faults.
     return found | {(405, "method_not_allowed"), (500, "internal")}
 

@@ -13,13 +13,11 @@ import re
 from functools import cache
 
 import pytest
-from test_docs import PACKAGE, PROTOCOL, ROOT, rows, section, subclasses
+from test_docs import ERRORS_OF_EVENTS, PACKAGE, PROTOCOL, ROOT, rows, section, subclasses
 
-from collab import errors
-from collab.core.registry import Registry
-from collab.core.status import Status
-from collab.policy.auth import Authenticator
-from collab.settings import AuthSettings, Settings, options_of
+from collab import errors, server
+from collab.settings import AdminSettings, Settings, options_of
+from collab.testing import open_service
 from collab.web.app import create_app
 from collab.wire import messages
 from collab.wire.close import CloseCode
@@ -92,6 +90,10 @@ CLAIMS = {
         "tests/policy/test_sending.py::test_a_token_names_those_to_whom_its_bearer_may_send",
         "tests/policy/test_auth.py::test_a_claim_of_peers_that_is_no_list_of_names_allows_nobody",
     ],
+    "scope": [
+        "tests/web/test_admin.py::test_an_operator_comes_by_the_admin_token_or_by_the_scope",
+        "tests/web/test_admin.py::test_nobody_else_is_an_operator",
+    ],
 }
 
 # The members of the `data` of a client's `collab_event`.
@@ -148,6 +150,9 @@ SERVICE_MESSAGES = {
     ],
     "error": [
         "tests/edge/test_life.py::test_a_message_that_cannot_be_handled_is_an_error_and_the_connection_stays",
+    ],
+    "notice": [
+        "tests/web/test_admin.py::test_a_notice_reaches_every_connection",
     ],
     "service_shutdown": [
         "tests/test_server.py::test_draining_tells_everyone_when_to_come_back_and_closes_with_1001",
@@ -214,7 +219,7 @@ ERROR_CODES = {
     ],
 }
 
-# The close codes (section Closing). 1013 and 4004 are not sent yet.
+# The close codes (section Closing). 1013 is not sent yet.
 CLOSE_CODES = {
     1000: [
         "tests/edge/test_life.py::test_1000_normal_a_backend_that_closes_gets_its_close_answered",
@@ -260,7 +265,7 @@ CLOSE_CODES = {
         "tests/faults/test_websocket.py::test_a_slow_consumer_that_reads_on_finds_4003",
     ],
     4004: [
-        "tests/test_protocol_rows.py::test_what_is_not_sent_yet_is_sent_nowhere",
+        "tests/web/test_admin.py::test_disconnect_closes_every_connection_of_the_user_and_of_nobody_else",
     ],
     4005: [
         "tests/edge/test_keepalive.py::test_4005_comes_when_no_byte_came_within_20_seconds_of_the_ping",
@@ -283,6 +288,12 @@ REFUSALS = {
     (400, "invalid_json"): [
         "tests/web/test_api.py::test_register_with_a_body_that_is_not_json_is_400",
     ],
+    (400, "invalid_event"): [
+        "tests/web/test_events.py::test_an_event_that_is_none_is_refused_and_reaches_nobody",
+    ],
+    (400, "too_many_recipients"): [
+        "tests/web/test_events.py::test_the_cap_on_recipients_holds_and_one_more_is_refused",
+    ],
     (400, "bad_request"): [
         "tests/edge/test_door.py::test_a_malformed_head_is_refused_as_json",
         "tests/edge/test_acceptor.py::test_a_malformed_opening_handshake_is_400",
@@ -301,7 +312,11 @@ REFUSALS = {
         "tests/edge/test_authentication.py::test_the_user_of_another_cannot_be_taken_by_a_reconnect",
         "tests/edge/test_authentication.py::test_register_is_for_oneself",
     ],
+    (403, "from_user_mismatch"): [
+        "tests/web/test_events.py::test_with_authentication_the_sender_is_the_tokens_user",
+    ],
     (403, "origin_not_allowed"): [
+        "tests/web/test_events.py::test_a_page_that_may_not_connect_may_not_send_either",
         "tests/edge/test_acceptor.py::test_every_origin_but_null_may_connect_by_default",
         "tests/edge/test_acceptor.py::test_only_an_allowed_origin_may_connect",
         "tests/edge/test_acceptor.py::test_a_client_without_an_origin_can_be_refused",
@@ -329,6 +344,8 @@ REFUSALS = {
         "tests/edge/test_acceptor.py::test_a_websocket_version_other_than_13_is_426_and_names_13",
     ],
     (429, "rate_limited"): [
+        "tests/web/test_events.py::test_a_rate_is_the_users_whether_by_socket_or_not",
+        "tests/web/test_events.py::test_so_many_events_of_one_user_may_wait_and_so_many_in_all",
         "tests/edge/test_rates.py::test_connects_over_the_rate_are_refused_for_a_while_by_address",
         "tests/edge/test_rates.py::test_connects_over_the_rate_are_refused_by_user",
     ],
@@ -356,6 +373,9 @@ REFUSALS = {
     ],
     (503, "unavailable"): [
         "tests/policy/test_keys.py::test_before_the_first_keys_nobody_is_let_in_and_nobody_is_called_a_liar",
+    ],
+    (504, "not_acknowledged"): [
+        "tests/web/test_events.py::test_an_ack_that_never_comes_is_504_and_leaves_nothing_behind",
     ],
     (505, "http_version_not_supported"): [
         "tests/edge/test_door.py::test_a_malformed_head_is_refused_as_json",
@@ -445,6 +465,132 @@ ENDPOINTS = {
         ],
         "503 draining": [
             "tests/test_server.py::test_while_draining_health_is_200_ready_is_503_and_everything_else_is_503",
+        ],
+    },
+    "POST /api/events": {
+        "200": [
+            "tests/web/test_events.py::test_an_event_reaches_its_recipients_and_the_answer_is_the_data_of_its_ack",
+        ],
+        "400 missing_parameter": [
+            "tests/web/test_events.py::test_an_event_that_is_none_is_refused_and_reaches_nobody",
+        ],
+        "400 invalid_parameter": [
+            "tests/web/test_events.py::test_an_event_that_is_none_is_refused_and_reaches_nobody",
+        ],
+        "400 invalid_event": [
+            "tests/web/test_events.py::test_an_event_that_is_none_is_refused_and_reaches_nobody",
+        ],
+        "400 invalid_json": [
+            "tests/web/test_events.py::test_an_event_that_is_none_is_refused_and_reaches_nobody",
+        ],
+        "400 too_many_recipients": [
+            "tests/web/test_events.py::test_the_cap_on_recipients_holds_and_one_more_is_refused",
+        ],
+        "401 unauthenticated": [
+            "tests/web/test_events.py::test_with_authentication_the_sender_is_the_tokens_user",
+        ],
+        "403 from_user_mismatch": [
+            "tests/web/test_events.py::test_with_authentication_the_sender_is_the_tokens_user",
+        ],
+        "403 origin_not_allowed": [
+            "tests/web/test_events.py::test_a_page_that_may_not_connect_may_not_send_either",
+        ],
+        "413 too_large": [
+            "tests/web/test_events.py::test_an_event_over_the_limit_of_a_message_is_413",
+        ],
+        "429 rate_limited": [
+            "tests/web/test_events.py::test_a_rate_is_the_users_whether_by_socket_or_not",
+            "tests/web/test_events.py::test_so_many_events_of_one_user_may_wait_and_so_many_in_all",
+        ],
+        "500 internal": [
+            "tests/web/test_events.py::test_a_fault_in_routing_is_500_and_the_next_event_goes_on",
+        ],
+        "503 draining": [
+            "tests/web/test_events.py::test_while_the_service_drains_no_event_is_taken",
+        ],
+        "503 overloaded": [
+            "tests/web/test_events.py::test_so_many_events_of_one_user_may_wait_and_so_many_in_all",
+        ],
+        "504 not_acknowledged": [
+            "tests/web/test_events.py::test_an_ack_that_never_comes_is_504_and_leaves_nothing_behind",
+        ],
+    },
+    "GET /api/admin/connections": {
+        "200": [
+            "tests/web/test_admin.py::test_the_list_of_connections_has_a_row_for_each",
+        ],
+        "401 unauthenticated": [
+            "tests/web/test_admin.py::test_nobody_else_is_an_operator",
+        ],
+        "403 forbidden": [
+            "tests/web/test_admin.py::test_nobody_else_is_an_operator",
+        ],
+        "404 not_found": [
+            "tests/web/test_admin.py::test_without_operators_there_is_no_operator_api",
+        ],
+        "503 draining": [
+            "tests/web/test_admin.py::test_while_the_service_drains_operators_get_503",
+        ],
+    },
+    "POST /api/admin/users/{user_id}/disconnect": {
+        "200": [
+            "tests/web/test_admin.py::test_disconnect_closes_every_connection_of_the_user_and_of_nobody_else",
+        ],
+        "401 unauthenticated": [
+            "tests/web/test_admin.py::test_nobody_else_is_an_operator",
+        ],
+        "403 forbidden": [
+            "tests/web/test_admin.py::test_nobody_else_is_an_operator",
+        ],
+        "404 not_found": [
+            "tests/web/test_admin.py::test_without_operators_there_is_no_operator_api",
+            "tests/web/test_admin.py::test_disconnect_closes_every_connection_of_the_user_and_of_nobody_else",
+        ],
+        "503 draining": [
+            "tests/web/test_admin.py::test_while_the_service_drains_operators_get_503",
+        ],
+    },
+    "POST /api/admin/notice": {
+        "200": [
+            "tests/web/test_admin.py::test_a_notice_reaches_every_connection",
+        ],
+        "400 missing_parameter": [
+            "tests/web/test_admin.py::test_a_notice_that_is_none_reaches_nobody",
+        ],
+        "400 invalid_parameter": [
+            "tests/web/test_admin.py::test_a_notice_that_is_none_reaches_nobody",
+        ],
+        "400 invalid_json": [
+            "tests/web/test_admin.py::test_a_notice_that_is_none_reaches_nobody",
+        ],
+        "401 unauthenticated": [
+            "tests/web/test_admin.py::test_nobody_else_is_an_operator",
+        ],
+        "403 forbidden": [
+            "tests/web/test_admin.py::test_nobody_else_is_an_operator",
+        ],
+        "404 not_found": [
+            "tests/web/test_admin.py::test_without_operators_there_is_no_operator_api",
+        ],
+        "503 draining": [
+            "tests/web/test_admin.py::test_while_the_service_drains_operators_get_503",
+        ],
+    },
+    "GET /api/admin/limits": {
+        "200": [
+            "tests/web/test_admin.py::test_the_limits_are_shown_as_plain_numbers_and_no_secret_with_them",
+        ],
+        "401 unauthenticated": [
+            "tests/web/test_admin.py::test_nobody_else_is_an_operator",
+        ],
+        "403 forbidden": [
+            "tests/web/test_admin.py::test_nobody_else_is_an_operator",
+        ],
+        "404 not_found": [
+            "tests/web/test_admin.py::test_without_operators_there_is_no_operator_api",
+        ],
+        "503 draining": [
+            "tests/web/test_admin.py::test_while_the_service_drains_operators_get_503",
         ],
     },
 }
@@ -612,8 +758,10 @@ SENTENCES = {
             "tests/edge/test_authentication.py::test_a_token_in_the_header_or_in_the_query_lets_its_user_in",
             "tests/edge/test_authentication.py::test_whoever_is_not_who_they_say_is_refused",
         ],
-        "The HTTP API asks for the same, but for `/health` and `/ready`.": [
+        "The HTTP API asks for the same, but for `/health` and `/ready`; the operator API has rules of its "
+        "own.": [
             "tests/edge/test_authentication.py::test_the_http_api_asks_for_the_same_tokens",
+            "tests/web/test_admin.py::test_nobody_else_is_an_operator",
         ],
         "Signatures are HS256 with `auth.secret`; or RS256, ES256 or EdDSA with the key in "
         "`auth.public_key_file` or the keys at `auth.jwks_url`.": [
@@ -635,6 +783,9 @@ SENTENCES = {
         ],
     },
     "Messages": {
+        "`notice` is what an operator has to say to everybody.": [
+            "tests/web/test_admin.py::test_a_notice_reaches_every_connection",
+        ],
         "`refresh` brings a new token for the same user.": [
             "tests/edge/test_authentication.py::test_refresh_lets_a_connection_stay",
         ],
@@ -972,6 +1123,7 @@ SENTENCES = {
         ],
         "The id is percent-encoded.": [
             "tests/web/test_api.py::test_a_user_with_an_unusual_id_has_a_row",
+            "tests/web/test_admin.py::test_no_user_has_an_id_that_is_out_of_reach",
         ],
         "A user whose id is `online` or begins with `/` is found in the list only.": [
             "tests/web/test_api.py::test_a_user_called_online_or_beginning_with_a_slash_is_found_in_the_list_only",
@@ -986,6 +1138,85 @@ SENTENCES = {
             "tests/web/test_api.py::test_the_url_to_connect_to_is_the_public_one_where_it_is_set",
             "tests/web/test_api.py::test_the_url_to_connect_to_is_made_of_the_host_that_was_asked",
             "tests/web/test_api.py::test_the_url_to_connect_to_is_the_services_own_where_no_host_was_said",
+        ],
+        "No answer may be stored by a cache, guessed to be of another type, shown in a frame, or run a "
+        "script.": [
+            "tests/web/test_headers.py::test_every_answer_of_the_api_has_them",
+            "tests/web/test_headers.py::test_the_refusals_of_the_door_have_them",
+            "tests/web/test_headers.py::test_the_page_may_use_its_own_style_and_nothing_else",
+        ],
+        "`POST /api/events`: the body is the `data` of a `collab_event`, the answer that of its "
+        "`event_ack`.": [
+            "tests/web/test_events.py::test_an_event_reaches_its_recipients_and_the_answer_is_the_data_of_its_ack",
+            "tests/web/test_events.py::test_data_is_relayed_byte_for_byte",
+        ],
+        "Without authentication `from_user` is needed; with it the sender is the token's user.": [
+            "tests/web/test_events.py::test_with_authentication_the_sender_is_the_tokens_user",
+            "tests/web/test_events.py::test_an_event_that_is_none_is_refused_and_reaches_nobody",
+        ],
+        "The rules, the limits and the meaning of the answer are those of an event over a WebSocket;": [
+            "tests/web/test_events.py::test_an_event_that_is_none_is_refused_and_reaches_nobody",
+            "tests/web/test_events.py::test_the_cap_on_recipients_holds_and_one_more_is_refused",
+            "tests/web/test_events.py::test_whom_one_may_not_reach_is_undelivered_as_over_a_socket",
+            "tests/web/test_events.py::test_the_answer_waits_for_a_slow_consumer_and_tells_the_truth",
+        ],
+        "`limits.events_per_second` counts both.": [
+            "tests/web/test_events.py::test_a_rate_is_the_users_whether_by_socket_or_not",
+        ],
+        "The answer waits for the ack.": [
+            "tests/web/test_events.py::test_the_answer_waits_for_a_slow_consumer_and_tells_the_truth",
+            "tests/web/test_events.py::test_a_recipient_that_reads_again_in_time_gets_it",
+        ],
+        "An event sent after the answer to another arrives after it.": [
+            "tests/web/test_events.py::test_events_sent_one_after_the_other_arrive_in_that_order",
+        ],
+        "An `Origin` must be one that may open a WebSocket.": [
+            "tests/web/test_events.py::test_a_page_that_may_not_connect_may_not_send_either",
+        ],
+        "An event over a rate is told when it may be taken in `Retry-After` and, by the millisecond, in "
+        "the body:": [
+            "tests/web/test_events.py::test_a_rate_is_the_users_whether_by_socket_or_not",
+        ],
+        "Operators bring `admin.token`, or a token with the scope `admin`, as `Authorization: Bearer`; "
+        "never in the query.": [
+            "tests/web/test_admin.py::test_an_operator_comes_by_the_admin_token_or_by_the_scope",
+            "tests/web/test_admin.py::test_an_operators_token_is_never_taken_from_the_query",
+        ],
+        "`admin.token` is nobody's token anywhere else.": [
+            "tests/web/test_admin.py::test_the_admin_token_is_no_users_token",
+        ],
+        "Where there is neither `admin.token` nor authentication, these paths do not exist.": [
+            "tests/web/test_admin.py::test_without_operators_there_is_no_operator_api",
+        ],
+        "Each act is noted in the log, with who did it and to whom.": [
+            "tests/web/test_admin.py::test_every_act_is_noted_with_who_did_what_to_whom",
+        ],
+        "`GET /api/admin/connections`: a row for each connection.": [
+            "tests/web/test_admin.py::test_the_list_of_connections_has_a_row_for_each",
+        ],
+        "What is queued are messages that were not sent yet; `in_flight` are events without an ack.": [
+            "tests/web/test_admin.py::test_the_list_of_connections_shows_what_is_queued_and_in_flight",
+        ],
+        "`POST /api/admin/users/{user_id}/disconnect`: close all connections of a user with 4004; 404 "
+        "`not_found` where there are none.": [
+            "tests/web/test_admin.py::test_disconnect_closes_every_connection_of_the_user_and_of_nobody_else",
+            "tests/web/test_admin.py::test_disconnect_ends_one_who_reads_nothing_too",
+        ],
+        "The user may connect again.": [
+            "tests/web/test_admin.py::test_who_was_disconnected_may_connect_again",
+        ],
+        "`POST /api/admin/notice`: a `notice` to every connection, of 1 to 1,000 characters; line ends "
+        "(LF) and tabs are the only control characters that it may hold.": [
+            "tests/web/test_admin.py::test_a_notice_reaches_every_connection",
+            "tests/web/test_admin.py::test_a_notice_may_have_1000_characters",
+            "tests/web/test_admin.py::test_a_notice_that_is_none_reaches_nobody",
+        ],
+        "The answer counts the connections.": [
+            "tests/web/test_admin.py::test_a_notice_reaches_every_connection",
+        ],
+        "`GET /api/admin/limits`: the settings of the groups `limits` and `timeouts` as numbers, of "
+        "bytes and of seconds.": [
+            "tests/web/test_admin.py::test_the_limits_are_shown_as_plain_numbers_and_no_secret_with_them",
         ],
     },
     "Refusals": {
@@ -1061,6 +1292,7 @@ def refusals_in_the_source():
             case ast.Call(args=[ast.Constant(int(status)), ast.Constant(str(code)), *_]) if status >= 400:
                 found.add((status, code))
     # Quart refuses a method by itself; the app answers its own faults.
+    found |= {(error.status, error.code) for error in ERRORS_OF_EVENTS}
     return found | {(405, "method_not_allowed"), (500, "internal")}
 
 
@@ -1160,12 +1392,19 @@ def test_every_refusal_has_a_row():
 
 
 @pytest.mark.trio
-async def test_every_endpoint_has_a_row():
-    routes = create_app(
-        Settings(), Registry(), Status(), "ws://localhost", Authenticator(AuthSettings())
-    ).url_map.iter_rules()
+async def test_every_endpoint_has_a_row(monkeypatch):
+    made = []
+
+    def noted(*args, **others):
+        made.append(create_app(*args, **others))
+        return made[0]
+
+    monkeypatch.setattr(server, "create_app", noted)
+    settings = Settings(admin=AdminSettings(token="x" * 32))
+    async with open_service(settings, in_memory=True):
+        routes = list(made[0].url_map.iter_rules())
     served = {
-        method + " " + re.sub(r"<(?:path:)?([a-z_]+)>", r"{\1}", route.rule)
+        method + " " + re.sub(r"<(?:[a-z]+:)?([a-z_]+)>", r"{\1}", route.rule)
         for route in routes
         for method in route.methods - {"HEAD", "OPTIONS"}
     }

@@ -82,7 +82,8 @@ class Acceptor:
         self._pump = pump
         self._admission = Admission(settings.limits)
         self._origins = OriginPolicy(settings.origins)
-        self._rules = EventRules.from_settings(settings)
+        self.rules = EventRules.from_settings(settings)
+        """What every event is held against. Who else takes events shares it: it knows the users' rates."""
         connects = Rate.with_seconds_at_once(settings.limits.connects_per_second, _SECONDS_AT_ONCE)
         self._connects_by_user, self._connects_by_address = Meters(connects), Meters(connects)
         self._controls = Rate.with_seconds_at_once(settings.limits.control_frames, _SECONDS_AT_ONCE)
@@ -216,7 +217,7 @@ class Acceptor:
             router=self._router,
             outbox=self._outbox,
             pump=self._pump,
-            rules=self._rules,
+            rules=self.rules,
             authenticator=self._authenticator,
             errors=Meter(self._errors),
             timeouts=settings.timeouts,

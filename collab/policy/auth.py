@@ -146,8 +146,13 @@ def _claims(payload: dict[str, Any], leeway_seconds: float) -> Claims:
         seconds_left=min(expires_at, _LATEST) + leeway_seconds - time.time(),
         expires_at=min(expires_at, _LATEST),
         peers=_names(payload["peers"]) if "peers" in payload else None,
-        scopes=_names(str(payload.get("scope", "")).split()),
+        scopes=_words(payload.get("scope")),
     )
+
+
+def _words(value: object) -> frozenset[str]:
+    """The words of a text (RFC 8693 section 4.2); a claim of another shape allows nothing."""
+    return frozenset(value.split(" ")) - {""} if isinstance(value, str) else frozenset()
 
 
 def _names(value: object) -> frozenset[str]:

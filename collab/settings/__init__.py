@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collab.settings.groups import (
+    AdminSettings,
     AuthMode,
     AuthSettings,
     ClientAuth,
@@ -27,6 +28,7 @@ from collab.settings.units import Duration, Size
 from collab.settings.warnings import unsafe_combinations
 
 __all__ = [
+    "AdminSettings",
     "AuthMode",
     "AuthSettings",
     "ClientAuth",

@@ -14,6 +14,8 @@ from collab.settings.units import Duration, Size, is_number
 
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 
+_BEARER: Final = re.compile(r"[!-~]*")
+
 
 @attrs.frozen
 class Check:
@@ -87,6 +89,18 @@ def secret(least_bytes: int) -> Check:
     return Check(
         f"{least_bytes} bytes or more, or nothing",
         lambda value: isinstance(value, str) and (not value or len(value.encode()) >= least_bytes),
+        is_secret=True,
+    )
+
+
+def bearer(least_characters: int) -> Check:
+    """Allow no token, and tokens of so many characters or more that an Authorization header can hold."""
+    return Check(
+        f"{least_characters} or more characters of ASCII without spaces, or nothing",
+        lambda value: (
+            isinstance(value, str)
+            and (not value or (len(value) >= least_characters and _BEARER.fullmatch(value) is not None))
+        ),
         is_secret=True,
     )
 

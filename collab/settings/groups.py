@@ -131,7 +131,7 @@ class AuthSettings:
 
     mode: AuthMode = "none"
     """Whether a token is needed. With `jwt`, set one of `secret`, `public_key_file` and `jwks_url`."""
-    secret: SecretStr = attrs.field(default=SecretStr(""), validator=checks.secret(32))
+    secret: SecretStr = attrs.field(default=SecretStr(""), converter=SecretStr, validator=checks.secret(32))
     """Secret of tokens signed with HS256."""
     public_key_file: str | None = None
     """PEM file with the public key of tokens signed with RS256, ES256 or EdDSA."""
@@ -181,6 +181,14 @@ class TlsSettings:
 
 
 @attrs.frozen(kw_only=True)
+class AdminSettings:
+    """Who may use the operator API, besides those whose token has the scope `admin`."""
+
+    token: SecretStr = attrs.field(default=SecretStr(""), converter=SecretStr, validator=checks.bearer(32))
+    """What an operator brings as `Authorization: Bearer`. None, and `auth.mode` none: no operator API."""
+
+
+@attrs.frozen(kw_only=True)
 class Settings:
     """Everything that can be set. `Settings()` holds the defaults."""
 
@@ -194,3 +202,4 @@ class Settings:
     policy: PolicySettings = PolicySettings()
     events: EventSettings = EventSettings()
     tls: TlsSettings = TlsSettings()
+    admin: AdminSettings = AdminSettings()

@@ -7,16 +7,13 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import attrs
-import msgspec
 from quart import Response, g, request
 
 from collab.errors import Refused
-from collab.wire.codec import field_at_fault
+from collab.web.answers import decode_body, json_response
 from collab.wire.identity import IDENTITY_REQUIRED, check_identity, check_token_user
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from collab.core.registry import OnlineUser, Registry
     from collab.core.status import Status
     from collab.policy.auth import Claims
@@ -84,7 +81,7 @@ class Api:
 
     async def register(self) -> Response:
         """`POST /api/register`: how to connect. It registers nothing."""
-        registration = _decode_registration(await request.get_data())
+        registration = decode_body(await request.get_data(), Registration)
         if not registration.user_id or not registration.backend_url:
             raise Refused(400, "missing_parameter", IDENTITY_REQUIRED)
         claims: Claims | None = g.get("claims")
@@ -125,22 +122,6 @@ def websocket_url(url: str) -> str:
     parts = urlsplit(url)
     scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
     return parts._replace(scheme=scheme).geturl().rstrip("/")
-
-
-def json_response(
-    body: Mapping[str, object], *, status: int = 200, headers: Mapping[str, str] | None = None
-) -> Response:
-    """A JSON response."""
-    return Response(msgspec.json.encode(body), status, dict(headers or {}), content_type="application/json")
-
-
-def _decode_registration(body: str | bytes) -> Registration:
-    try:
-        return msgspec.json.decode(body, type=Registration)
-    except msgspec.ValidationError as error:
-        raise Refused(400, "invalid_parameter", field_at_fault(error, whole="body")) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Refused(400, "invalid_json", f"the body is not JSON: {error}") from None
 
 
 def _row(user: OnlineUser) -> dict[str, str]:

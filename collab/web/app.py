@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from quart import Response, g, request
 from quart_cors import cors
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import BaseConverter
 
-from collab.errors import Draining, InvalidToken, Refused, Unauthenticated
+from collab.errors import Draining, InvalidToken, MessageError, Refused, Unauthenticated
 from collab.observe.log import get_logger
-from collab.web.api import Api, json_response
+from collab.web.admin import ADMIN_PATH, Operators
+from collab.web.answers import json_response
+from collab.web.api import Api
 from collab.web.page import index
+from collab.wire.headers import SECURITY_HEADERS
 from collab.wire.identity import the_token
 
 if TYPE_CHECKING:
@@ -21,9 +26,18 @@ if TYPE_CHECKING:
     from collab.policy.auth import Authenticator
     from collab.policy.sending import SendPolicy
     from collab.settings import Settings
+    from collab.web.admin import AdminApi
+    from collab.web.events import EventsApi
 
 _log = get_logger()
 _ANSWERED_WHILE_DRAINING = frozenset({"/health", "/ready"})
+
+
+class _WholeConverter(BaseConverter):
+    """Any text, with slashes anywhere: an id may begin with one, and its user must not be out of reach."""
+
+    regex = ".+?"
+    part_isolating = False
 
 
 def create_app(
@@ -33,6 +47,9 @@ def create_app(
     ws_url: str,
     authenticator: Authenticator,
     send_policy: SendPolicy | None = None,
+    *,
+    events: EventsApi,
+    admin: AdminApi,
 ) -> QuartTrio:
     """The HTTP app of one service. `ws_url` is handed out where a request does not say its Host."""
     app = QuartTrio("collab", static_folder=None)
@@ -48,6 +65,10 @@ def create_app(
     app.add_url_rule("/api/users/online", view_func=api.users_online)
     app.add_url_rule("/api/users/<path:user_id>", view_func=api.user)
     app.add_url_rule("/api/register", view_func=api.register, methods=["POST"])
+    app.add_url_rule("/api/events", view_func=events.send, methods=["POST"])
+    operators = Operators(settings, authenticator)
+    if operators.are_possible:
+        _add_admin(app, admin)
 
     # Async although nothing waits: Quart runs what is not in a thread.
     @app.before_request
@@ -58,10 +79,16 @@ def create_app(
     @app.before_request
     async def authenticate() -> None:
         # A preflight carries no token (Fetch standard, CORS-preflight fetch).
-        if not authenticator.is_on or not request.path.startswith("/api/") or request.method == "OPTIONS":
+        if not request.path.startswith("/api/") or request.method == "OPTIONS":
             return
-        fields, query = request.headers.getlist("authorization"), request.query_string.decode("latin-1")
-        token = the_token(fields, query)
+        fields = request.headers.getlist("authorization")
+        if request.path.startswith(ADMIN_PATH):
+            if operators.are_possible:
+                g.operator = await operators.identify(fields)
+            return
+        if not authenticator.is_on:
+            return
+        token = the_token(fields, request.query_string.decode("latin-1"))
         try:
             g.claims = await authenticator.authenticate(token)
         except InvalidToken as error:
@@ -75,6 +102,15 @@ def create_app(
         return json_response(
             {"error": error.message, "code": error.code}, status=error.status, headers=headers
         )
+
+    @app.errorhandler(MessageError)
+    async def message_error(error: MessageError) -> Response:
+        body: dict[str, object] = {"error": error.detail, "code": error.code}
+        headers = {}
+        if error.retry_after_ms is not None:
+            body["retry_after_ms"] = error.retry_after_ms
+            headers["retry-after"] = str(math.ceil(error.retry_after_ms / 1000))
+        return json_response(body, status=error.status, headers=headers)
 
     @app.errorhandler(HTTPException)
     async def http_error(error: HTTPException) -> Response:
@@ -91,7 +127,22 @@ def create_app(
         _log.error("HTTP request failed", method=request.method, path=request.path, exc_info=error)
         return json_response({"error": "internal error", "code": "internal"}, status=500)
 
+    @app.after_request
+    async def secure(response: Response) -> Response:
+        for name, value in SECURITY_HEADERS:
+            response.headers.setdefault(name, value)
+        return response
+
     return cors(app, allow_origin=list(settings.http.cors_origins), expose_headers=["Retry-After"])
+
+
+def _add_admin(app: QuartTrio, admin: AdminApi) -> None:
+    app.url_map.converters["whole"] = _WholeConverter
+    app.add_url_rule(ADMIN_PATH + "connections", view_func=admin.connections)
+    app.add_url_rule(ADMIN_PATH + "limits", view_func=admin.limits)
+    app.add_url_rule(ADMIN_PATH + "notice", view_func=admin.notice, methods=["POST"])
+    disconnect = ADMIN_PATH + "users/<whole:user_id>/disconnect"
+    app.add_url_rule(disconnect, view_func=admin.disconnect, methods=["POST"])
 
 
 def _sentence(error: HTTPException) -> str:

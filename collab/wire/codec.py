@@ -13,6 +13,7 @@ from collab.errors import InvalidEvent, InvalidJson, InvalidMessage, MessageErro
 from collab.wire.messages import (
     ClientMessage,
     CollabEvent,
+    EventAck,
     PingRequest,
     RefreshRequest,
     RouteRequest,
@@ -87,6 +88,34 @@ def decode_event(data: bytes | Raw) -> CollabEvent:
         raise InvalidEvent(field_at_fault(error, "data")) from None
     except _MALFORMED as error:
         raise InvalidEvent(f"data: {_parse_fault(error)}") from None
+
+
+def decode_event_text(text: bytes) -> CollabEvent:
+    """The data of a `collab_event` that came by itself, as a whole text.
+
+    Raises:
+        MessageError: `InvalidJson`, or `InvalidEvent` with the field at fault.
+    """
+    try:
+        if not text.isascii():
+            # What stays raw is not looked at by msgspec.
+            text.decode()
+        return _decode_event(text)
+    except msgspec.ValidationError as error:
+        raise InvalidEvent(field_at_fault(error, "data")) from None
+    except _MALFORMED as error:
+        raise InvalidJson(f"data: {_parse_fault(error)}") from None
+
+
+def encode_ack_data(event_type: str, recipients: int, undelivered: Sequence[str]) -> bytes:
+    """The data of an `event_ack` by itself."""
+    ack = EventAck(
+        event_type=event_type,
+        delivered_to=recipients - len(undelivered),
+        total_recipients=recipients,
+        undelivered=list(undelivered) or UNSET,
+    )
+    return _encode(attrs.asdict(ack, recurse=False, filter=_is_set))
 
 
 def encode(message: ServerMessage, reply_id: bytes = b"") -> bytes:

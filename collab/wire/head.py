@@ -11,6 +11,7 @@ import attrs
 import msgspec
 
 from collab.errors import Refused
+from collab.wire.headers import SECURITY_HEADERS
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -126,6 +127,7 @@ def error_response(error: Refused) -> bytes:
         "content-type: application/json",
         f"content-length: {len(body)}",
         "connection: close",
+        *(f"{name}: {value}" for name, value in SECURITY_HEADERS),
     ]
     if error.retry_after_seconds is not None:
         lines.append(f"retry-after: {error.retry_after_seconds}")

@@ -122,6 +122,14 @@ class ServiceShutdown:
     reconnect_in_ms: int
 
 
+@attrs.frozen(kw_only=True)
+class Notice:
+    """What an operator has to say to everybody."""
+
+    event: ClassVar[str] = "notice"
+    message: str
+
+
 ServerMessage = (
-    Connected | EventAck | UserOnline | UserOffline | Pong | Refreshed | ErrorReply | ServiceShutdown
+    Connected | EventAck | UserOnline | UserOffline | Pong | Refreshed | ErrorReply | ServiceShutdown | Notice
 )

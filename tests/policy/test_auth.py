@@ -191,3 +191,17 @@ def test_off_is_off():
 
 def test_the_oracle_agrees():
     assert jwt.decode(token(), SECRET, algorithms=["HS256"])["sub"] == "ada"
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    "scope", [["admin"], {"a": "b admin c"}, ["x admin y"], 7, None, "administrator", ""]
+)
+async def test_a_claim_of_scope_that_is_no_text_with_the_word_allows_nothing(scope):
+    found = await authenticator().authenticate(forged_claims(scope))
+    assert "admin" not in found.scopes
+
+
+def forged_claims(scope):
+    """A signed token whose scope is of any shape, null too."""
+    return jwt.encode({**claims("ada"), "scope": scope}, SECRET, algorithm="HS256")

@@ -95,6 +95,7 @@ def test_the_defaults_are_those_of_the_protocol():
         "tls.key_file": None,
         "tls.client_ca_file": None,
         "tls.client_auth": "required",
+        "admin.token": "",
     }
 
 
