@@ -91,6 +91,11 @@ def secret(least_bytes: int) -> Check:
     )
 
 
+def masked(value: object) -> str:
+    """What the `repr` of a group shows of a secret, whatever kind of text it was made of."""
+    return "'********'" if value else "''"
+
+
 def origins() -> Check:
     """Allow tuples of `*` and of origins as browsers send them."""
     return Check(

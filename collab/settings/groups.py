@@ -129,7 +129,7 @@ class AuthSettings:
 
     mode: AuthMode = "none"
     """Whether a token is needed. With `jwt`, set one of `secret`, `public_key_file` and `jwks_url`."""
-    secret: SecretStr = attrs.field(default=SecretStr(""), validator=checks.secret(32))
+    secret: SecretStr = attrs.field(default=SecretStr(""), validator=checks.secret(32), repr=checks.masked)
     """Secret of tokens signed with HS256."""
     public_key_file: str | None = None
     """PEM file with the public key of tokens signed with RS256, ES256 or EdDSA."""
