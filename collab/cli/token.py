@@ -87,7 +87,9 @@ def verify(config_file: Path | None, text: str) -> None:
         said["peers"] = sorted(claims.peers)
     if claims.scopes:
         said["scopes"] = sorted(claims.scopes)
-    click.echo(json.dumps(said, ensure_ascii=False))
+    text = json.dumps(said, ensure_ascii=False)
+    # A token may be another's: what would move the cursor or reorder the line shows as its code.
+    click.echo("".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text))
 
 
 async def _authenticate(authenticator: Authenticator, text: str) -> Claims | InvalidToken | Refused:

@@ -35,8 +35,9 @@ async def read_body(stream: trio.abc.Stream, head: Head, rest: bytes, *, max_byt
     while True:
         try:
             event = parser.next_event()
-        except h11.RemoteProtocolError as error:
-            raise Refused(400, "bad_request", f"the request is malformed: {error}") from None
+        except h11.RemoteProtocolError:
+            # h11's own words quote the body, which belongs in no log.
+            raise Refused(400, "bad_request", "the body of the request is malformed") from None
         if isinstance(event, h11.Data):
             body += event.data
             if len(body) > max_bytes:

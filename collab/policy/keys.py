@@ -40,7 +40,7 @@ _log = get_logger()
 class Key:
     """What a signature is checked with, and the one algorithm that it is for (RFC 7518 section 3.1)."""
 
-    material: KeyMaterial
+    material: KeyMaterial = attrs.field(repr=False)
     algorithm: str
 
 

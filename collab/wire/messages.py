@@ -40,6 +40,9 @@ class RefreshRequest(Struct, frozen=True, gc=False):
     token: str
     reply_id: bytes = b""
 
+    def __repr__(self) -> str:
+        return "RefreshRequest(...)"
+
 
 ClientMessage = RouteRequest | PingRequest | RefreshRequest
 

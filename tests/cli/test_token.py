@@ -47,6 +47,15 @@ def test_a_bad_token_is_exit_code_1_and_not_shown(run, with_secret):
     assert (code, out, err) == (1, "", "trio-collab: not accepted: the token's signature is wrong\n")
 
 
+def test_a_strange_token_cannot_move_the_cursor(run, with_secret):
+    strange = "Zo\xeb\x9b2J\u202e\x1b\u2028"
+    code, out, err = run("token", "verify", token(strange))
+    assert (code, err) == (0, "")
+    assert out.removesuffix("\n").isprintable()
+    assert out.startswith('{"user_id": "Zo\xeb')
+    assert json.loads(out)["user_id"] == strange
+
+
 @pytest.mark.parametrize("algorithm", ["RS256", "ES256", "EdDSA"])
 def test_a_private_key_signs_for_services_with_its_public_key(run, environment, tmp_path, algorithm):
     private, public = tmp_path / "private.pem", tmp_path / "public.pem"
