@@ -289,10 +289,10 @@ REFUSALS = {
         "tests/web/test_api.py::test_register_with_a_body_that_is_not_json_is_400",
     ],
     (400, "invalid_event"): [
-        "tests/web/test_events.py::test_an_event_that_is_none_is_refused_and_reaches_nobody",
+        "tests/web/test_post_events.py::test_an_event_that_is_none_is_refused_and_reaches_nobody",
     ],
     (400, "too_many_recipients"): [
-        "tests/web/test_events.py::test_the_cap_on_recipients_holds_and_one_more_is_refused",
+        "tests/web/test_post_events.py::test_the_cap_on_recipients_holds_and_one_more_is_refused",
     ],
     (400, "bad_request"): [
         "tests/edge/test_door.py::test_a_malformed_head_is_refused_as_json",
@@ -313,10 +313,10 @@ REFUSALS = {
         "tests/edge/test_authentication.py::test_register_is_for_oneself",
     ],
     (403, "from_user_mismatch"): [
-        "tests/web/test_events.py::test_with_authentication_the_sender_is_the_tokens_user",
+        "tests/web/test_post_events.py::test_with_authentication_the_sender_is_the_tokens_user",
     ],
     (403, "origin_not_allowed"): [
-        "tests/web/test_events.py::test_a_page_that_may_not_connect_may_not_send_either",
+        "tests/web/test_post_events.py::test_a_page_that_may_not_connect_may_not_send_either",
         "tests/edge/test_acceptor.py::test_every_origin_but_null_may_connect_by_default",
         "tests/edge/test_acceptor.py::test_only_an_allowed_origin_may_connect",
         "tests/edge/test_acceptor.py::test_a_client_without_an_origin_can_be_refused",
@@ -344,8 +344,8 @@ REFUSALS = {
         "tests/edge/test_acceptor.py::test_a_websocket_version_other_than_13_is_426_and_names_13",
     ],
     (429, "rate_limited"): [
-        "tests/web/test_events.py::test_a_rate_is_the_users_whether_by_socket_or_not",
-        "tests/web/test_events.py::test_so_many_events_of_one_user_may_wait_and_so_many_in_all",
+        "tests/web/test_post_events.py::test_a_rate_is_the_users_whether_by_socket_or_not",
+        "tests/web/test_post_events.py::test_so_many_events_of_one_user_may_wait_and_so_many_in_all",
         "tests/edge/test_rates.py::test_connects_over_the_rate_are_refused_for_a_while_by_address",
         "tests/edge/test_rates.py::test_connects_over_the_rate_are_refused_by_user",
     ],
@@ -375,7 +375,7 @@ REFUSALS = {
         "tests/policy/test_keys.py::test_before_the_first_keys_nobody_is_let_in_and_nobody_is_called_a_liar",
     ],
     (504, "not_acknowledged"): [
-        "tests/web/test_events.py::test_an_ack_that_never_comes_is_504_and_leaves_nothing_behind",
+        "tests/web/test_post_events.py::test_an_ack_that_never_comes_is_504_and_leaves_nothing_behind",
     ],
     (505, "http_version_not_supported"): [
         "tests/edge/test_door.py::test_a_malformed_head_is_refused_as_json",
@@ -469,50 +469,50 @@ ENDPOINTS = {
     },
     "POST /api/events": {
         "200": [
-            "tests/web/test_events.py::test_an_event_reaches_its_recipients_and_the_answer_is_the_data_of_its_ack",
+            "tests/web/test_post_events.py::test_an_event_reaches_its_recipients_and_the_answer_is_the_data_of_its_ack",
         ],
         "400 missing_parameter": [
-            "tests/web/test_events.py::test_an_event_that_is_none_is_refused_and_reaches_nobody",
+            "tests/web/test_post_events.py::test_an_event_that_is_none_is_refused_and_reaches_nobody",
         ],
         "400 invalid_parameter": [
-            "tests/web/test_events.py::test_an_event_that_is_none_is_refused_and_reaches_nobody",
+            "tests/web/test_post_events.py::test_an_event_that_is_none_is_refused_and_reaches_nobody",
         ],
         "400 invalid_event": [
-            "tests/web/test_events.py::test_an_event_that_is_none_is_refused_and_reaches_nobody",
+            "tests/web/test_post_events.py::test_an_event_that_is_none_is_refused_and_reaches_nobody",
         ],
         "400 invalid_json": [
-            "tests/web/test_events.py::test_an_event_that_is_none_is_refused_and_reaches_nobody",
+            "tests/web/test_post_events.py::test_an_event_that_is_none_is_refused_and_reaches_nobody",
         ],
         "400 too_many_recipients": [
-            "tests/web/test_events.py::test_the_cap_on_recipients_holds_and_one_more_is_refused",
+            "tests/web/test_post_events.py::test_the_cap_on_recipients_holds_and_one_more_is_refused",
         ],
         "401 unauthenticated": [
-            "tests/web/test_events.py::test_with_authentication_the_sender_is_the_tokens_user",
+            "tests/web/test_post_events.py::test_with_authentication_the_sender_is_the_tokens_user",
         ],
         "403 from_user_mismatch": [
-            "tests/web/test_events.py::test_with_authentication_the_sender_is_the_tokens_user",
+            "tests/web/test_post_events.py::test_with_authentication_the_sender_is_the_tokens_user",
         ],
         "403 origin_not_allowed": [
-            "tests/web/test_events.py::test_a_page_that_may_not_connect_may_not_send_either",
+            "tests/web/test_post_events.py::test_a_page_that_may_not_connect_may_not_send_either",
         ],
         "413 too_large": [
-            "tests/web/test_events.py::test_an_event_over_the_limit_of_a_message_is_413",
+            "tests/web/test_post_events.py::test_an_event_over_the_limit_of_a_message_is_413",
         ],
         "429 rate_limited": [
-            "tests/web/test_events.py::test_a_rate_is_the_users_whether_by_socket_or_not",
-            "tests/web/test_events.py::test_so_many_events_of_one_user_may_wait_and_so_many_in_all",
+            "tests/web/test_post_events.py::test_a_rate_is_the_users_whether_by_socket_or_not",
+            "tests/web/test_post_events.py::test_so_many_events_of_one_user_may_wait_and_so_many_in_all",
         ],
         "500 internal": [
-            "tests/web/test_events.py::test_a_fault_in_routing_is_500_and_the_next_event_goes_on",
+            "tests/web/test_post_events.py::test_a_fault_in_routing_is_500_and_the_next_event_goes_on",
         ],
         "503 draining": [
-            "tests/web/test_events.py::test_while_the_service_drains_no_event_is_taken",
+            "tests/web/test_post_events.py::test_while_the_service_drains_no_event_is_taken",
         ],
         "503 overloaded": [
-            "tests/web/test_events.py::test_so_many_events_of_one_user_may_wait_and_so_many_in_all",
+            "tests/web/test_post_events.py::test_so_many_events_of_one_user_may_wait_and_so_many_in_all",
         ],
         "504 not_acknowledged": [
-            "tests/web/test_events.py::test_an_ack_that_never_comes_is_504_and_leaves_nothing_behind",
+            "tests/web/test_post_events.py::test_an_ack_that_never_comes_is_504_and_leaves_nothing_behind",
         ],
     },
     "GET /api/admin/connections": {
@@ -1147,35 +1147,35 @@ SENTENCES = {
         ],
         "`POST /api/events`: the body is the `data` of a `collab_event`, the answer that of its "
         "`event_ack`.": [
-            "tests/web/test_events.py::test_an_event_reaches_its_recipients_and_the_answer_is_the_data_of_its_ack",
-            "tests/web/test_events.py::test_data_is_relayed_byte_for_byte",
+            "tests/web/test_post_events.py::test_an_event_reaches_its_recipients_and_the_answer_is_the_data_of_its_ack",
+            "tests/web/test_post_events.py::test_data_is_relayed_byte_for_byte",
         ],
         "Without authentication `from_user` is needed; with it the sender is the token's user.": [
-            "tests/web/test_events.py::test_with_authentication_the_sender_is_the_tokens_user",
-            "tests/web/test_events.py::test_an_event_that_is_none_is_refused_and_reaches_nobody",
+            "tests/web/test_post_events.py::test_with_authentication_the_sender_is_the_tokens_user",
+            "tests/web/test_post_events.py::test_an_event_that_is_none_is_refused_and_reaches_nobody",
         ],
         "The rules, the limits and the meaning of the answer are those of an event over a WebSocket;": [
-            "tests/web/test_events.py::test_an_event_that_is_none_is_refused_and_reaches_nobody",
-            "tests/web/test_events.py::test_the_cap_on_recipients_holds_and_one_more_is_refused",
-            "tests/web/test_events.py::test_whom_one_may_not_reach_is_undelivered_as_over_a_socket",
-            "tests/web/test_events.py::test_the_answer_waits_for_a_slow_consumer_and_tells_the_truth",
+            "tests/web/test_post_events.py::test_an_event_that_is_none_is_refused_and_reaches_nobody",
+            "tests/web/test_post_events.py::test_the_cap_on_recipients_holds_and_one_more_is_refused",
+            "tests/web/test_post_events.py::test_whom_one_may_not_reach_is_undelivered_as_over_a_socket",
+            "tests/web/test_post_events.py::test_the_answer_waits_for_a_slow_consumer_and_tells_the_truth",
         ],
         "`limits.events_per_second` counts both.": [
-            "tests/web/test_events.py::test_a_rate_is_the_users_whether_by_socket_or_not",
+            "tests/web/test_post_events.py::test_a_rate_is_the_users_whether_by_socket_or_not",
         ],
         "The answer waits for the ack.": [
-            "tests/web/test_events.py::test_the_answer_waits_for_a_slow_consumer_and_tells_the_truth",
-            "tests/web/test_events.py::test_a_recipient_that_reads_again_in_time_gets_it",
+            "tests/web/test_post_events.py::test_the_answer_waits_for_a_slow_consumer_and_tells_the_truth",
+            "tests/web/test_post_events.py::test_a_recipient_that_reads_again_in_time_gets_it",
         ],
         "An event sent after the answer to another arrives after it.": [
-            "tests/web/test_events.py::test_events_sent_one_after_the_other_arrive_in_that_order",
+            "tests/web/test_post_events.py::test_events_sent_one_after_the_other_arrive_in_that_order",
         ],
         "An `Origin` must be one that may open a WebSocket.": [
-            "tests/web/test_events.py::test_a_page_that_may_not_connect_may_not_send_either",
+            "tests/web/test_post_events.py::test_a_page_that_may_not_connect_may_not_send_either",
         ],
         "An event over a rate is told when it may be taken in `Retry-After` and, by the millisecond, in "
         "the body:": [
-            "tests/web/test_events.py::test_a_rate_is_the_users_whether_by_socket_or_not",
+            "tests/web/test_post_events.py::test_a_rate_is_the_users_whether_by_socket_or_not",
         ],
         "Operators bring `admin.token`, or a token with the scope `admin`, as `Authorization: Bearer`; "
         "never in the query.": [
