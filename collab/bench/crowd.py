@@ -26,6 +26,7 @@ _OPEN_SECONDS = 120.0
 _SETTLE_SECONDS = 120.0
 _SCRATCH_BYTES = 256 * 1024
 _SPARE_FILES = 64
+_TOKEN_SECONDS = 3600
 
 
 class Crowd:
@@ -85,7 +86,8 @@ class Crowd:
                     user_id,
                     address=self._address,
                     host=f"{options.host}:{options.port}",
-                    target=dialect.target(options.path, user_id, wants_presence=options.wants_presence),
+                    target=dialect.target(options.path, user_id, wants_presence=options.wants_presence)
+                    + _token(options.secret, user_id),
                     dialect=dialect,
                     take=take,
                     owner=self,
@@ -142,6 +144,16 @@ class Crowd:
         self._open_connections.discard(connection)
         reasons = self.ended_reasons if connection.is_connected else self._refusals
         reasons.append(reason)
+
+
+def _token(secret: str, user_id: str) -> str:
+    """The parameter with a token for a user, where users need one."""
+    if not secret:
+        return ""
+    import jwt
+
+    claims = {"sub": user_id, "exp": int(time.time()) + _TOKEN_SECONDS, "peers": ["*"]}
+    return "&token=" + jwt.encode(claims, secret, algorithm="HS256")
 
 
 def _reach(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str, int]]:

@@ -53,6 +53,8 @@ class Options:
     """Stop after this many, without a warm-up; 0: only `seconds` counts."""
     warmup_seconds: float = attrs.field(default=0.5, validator=_is_within(0, MAX_SECONDS))
     wants_presence: bool = True
+    secret: str = attrs.field(default="", repr=False)
+    """The service's `auth.secret`, to sign a token for each user with; empty: users bring none."""
     pid: int | None = None
     """The server's process, whose CPU time and memory are read from the kernel."""
 

@@ -35,6 +35,11 @@ _FLAGS: tuple[tuple[str, type | click.Choice[str], str], ...] = (
     ("events", int, "Stop after so many events, without a warm-up. 0: only the time counts."),
     ("warmup_seconds", float, "Seconds of load before measuring."),
     ("dialect", click.Choice(list(DIALECTS)), "How to speak to the service."),
+    (
+        "secret",
+        str,
+        "The service's auth.secret, to make a token for each user; also from COLLAB_AUTH__SECRET.",
+    ),
     ("pid", int, "Process of the service on this machine: its CPU time and memory are measured."),
 )
 
@@ -47,7 +52,8 @@ def _option_flags(command: F) -> F:
             name,
             type=kind,
             default=defaults[name].default,
-            show_default=defaults[name].default is not None,
+            show_default=defaults[name].default not in (None, ""),
+            envvar="COLLAB_AUTH__SECRET" if name == "secret" else None,
             help=text,
         )(command)
     return command

@@ -70,6 +70,18 @@ def write_comparison(figures: list[Figure], *, command: str, rounds: int, second
     _draw(figures)
 
 
+def write_production(figures: list[Figure], *, command: str, rounds: int, seconds: float) -> None:
+    """Put what production costs into the page."""
+    lines = [
+        _circumstances(command, rounds, seconds),
+        "",
+        "| work | settings | median | lowest to highest | against the defaults | target |",
+        "|---|---|--:|--:|--:|--:|",
+    ]
+    lines += [_row(*figure.cells()) for figure in figures]
+    _replace("production", "\n".join(lines))
+
+
 def write_scaling(scales: list[Scale], *, command: str, rounds: int, seconds: float) -> None:
     """Put the tables of how cost grows into the page."""
     lines = [_circumstances(command, rounds, seconds)]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 ROOT = Path(__file__).resolve().parents[2]
 PEERS = ROOT / "scripts" / "bench_peers"
@@ -40,6 +40,10 @@ class Server:
     title: str
     command: tuple[str, ...]
     dialect: str
+    environ: Mapping[str, str] = {}
+    """Settings of trio-collab."""
+    load: tuple[str, ...] = ()
+    """Arguments that the load generator needs with them."""
 
     @property
     def is_installed(self) -> bool:
@@ -69,6 +73,44 @@ SERVERS = (
 )
 
 
+_SECRET = "a secret for a measurement, and for nothing else"
+_GUARDED = {
+    "COLLAB_AUTH__MODE": "jwt",
+    "COLLAB_AUTH__SECRET": _SECRET,
+    "COLLAB_POLICY__SEND": "token",
+    "COLLAB_LIMITS__EVENTS_PER_SECOND": "1000000",
+    "COLLAB_LIMITS__CONNECTS_PER_SECOND": "100000",
+    "COLLAB_AUDIT__FILE": "audit.jsonl",
+    "COLLAB_AUDIT__ROUTES": "false",
+}
+_WITH_TOKENS = (f"--secret={_SECRET}",)
+PRODUCTION = (
+    SERVERS[0],
+    attrs.evolve(
+        SERVERS[0],
+        name="guarded",
+        title="tokens, permissions, limits, audit",
+        environ=_GUARDED,
+        load=_WITH_TOKENS,
+    ),
+    attrs.evolve(
+        SERVERS[0],
+        name="audited",
+        title="the same, each event in the audit",
+        environ={**_GUARDED, "COLLAB_AUDIT__ROUTES": "true"},
+        load=_WITH_TOKENS,
+    ),
+    attrs.evolve(
+        SERVERS[0],
+        name="validated",
+        title="the same, payloads validated, no audit of events",
+        environ={**_GUARDED, "COLLAB_EVENTS__VALIDATION": "known"},
+        load=_WITH_TOKENS,
+    ),
+)
+"""trio-collab by its defaults, and as it runs in production, without TLS."""
+
+
 class Failed(Exception):
     """A run gave no figure. The text says why."""
 
@@ -88,7 +130,7 @@ def run_load(server: Server, arguments: tuple[str, ...]) -> dict[str, Any]:
         Failed: the server did not come up, or events were lost.
     """
     with running(server) as (url, pid):
-        report = put_under_load(url, pid, (f"--dialect={server.dialect}", *arguments))
+        report = put_under_load(url, pid, (f"--dialect={server.dialect}", *server.load, *arguments))
     if any(report["faults"].values()):
         faults = {name: count for name, count in report["faults"].items() if count}
         raise Failed(f"{faults} {report['first_end']}")
@@ -124,6 +166,7 @@ def running(server: Server) -> Iterator[tuple[str, int]]:
             process = subprocess.Popen(
                 [part.format(port=port) for part in server.command],
                 cwd=directory,
+                env={**os.environ, **server.environ},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

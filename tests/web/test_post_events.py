@@ -233,7 +233,7 @@ async def test_a_recipient_that_reads_again_in_time_gets_it(autojump_clock):
 
 @pytest.mark.trio
 async def test_an_ack_that_never_comes_is_504_and_leaves_nothing_behind(autojump_clock, monkeypatch):
-    monkeypatch.setattr(Router, "evict_slow_consumers", lambda router: None)
+    monkeypatch.setattr(Router, "evict_slow_consumers", lambda *_: False)
     settings = Settings(limits=LimitSettings(mailbox_messages=1))
     async with open_service(settings, in_memory=True, timeout_seconds=600) as local:
         bob = await local.connect("bob")
