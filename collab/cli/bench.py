@@ -38,7 +38,7 @@ _FLAGS: tuple[tuple[str, type | click.Choice[str], str], ...] = (
     (
         "secret",
         str,
-        "The service's auth.secret, to make a token for each user; also from COLLAB_AUTH__SECRET.",
+        "Its auth.secret, for a token of each user; also from COLLAB_AUTH__SECRET.",
     ),
     ("pid", int, "Process of the service on this machine: its CPU time and memory are measured."),
 )
