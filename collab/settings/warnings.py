@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from collab.settings.groups import Settings
@@ -11,7 +12,12 @@ if TYPE_CHECKING:
 
 def unsafe_combinations(settings: Settings) -> list[str]:
     """A sentence for each combination that the service runs with, and that is not safe."""
-    found = [open_to_anybody(settings), _read_by_any_page(settings), _in_the_clear(settings)]
+    found = [
+        open_to_anybody(settings),
+        _read_by_any_page(settings),
+        _in_the_clear(settings),
+        _keys_in_the_clear(settings),
+    ]
     return [warning for warning in found if warning]
 
 
@@ -41,6 +47,16 @@ def _in_the_clear(settings: Settings) -> str:
     return (
         f"TLS is off, and server.host is {settings.server.host}: {what} travel in the clear. Set "
         "tls.cert_file and tls.key_file, or server.host to localhost, behind a proxy that speaks TLS"
+    )
+
+
+def _keys_in_the_clear(settings: Settings) -> str:
+    url = urlsplit(settings.auth.jwks_url or "")
+    if settings.auth.mode == "none" or url.scheme != "http" or _is_loopback(url.hostname or ""):
+        return ""
+    return (
+        "auth.jwks_url is http: whoever sits between can hand out keys of their own, and be any user. Set it "
+        "to an https URL"
     )
 
 

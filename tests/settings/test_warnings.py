@@ -63,3 +63,17 @@ def test_every_origin_with_auth_on():
 @pytest.mark.parametrize("host", LOOPBACK)
 def test_on_loopback_neither_is_needed(host):
     assert words(server=ServerSettings(host=host), tls=TlsSettings(), auth=AuthSettings()) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "count"),
+    [
+        ("http://keys.example.org/jwks", 1),
+        ("https://keys.example.org/jwks", 0),
+        ("http://127.0.0.1:8080/jwks", 0),
+    ],
+)
+def test_keys_that_come_in_the_clear(url, count):
+    found = words(auth=AuthSettings(mode="jwt", jwks_url=url))
+    assert len(found) == count
+    assert all("auth.jwks_url" in warning for warning in found)
