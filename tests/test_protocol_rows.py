@@ -18,8 +18,9 @@ from test_docs import PACKAGE, PROTOCOL, ROOT, rows, section, subclasses
 from collab import errors
 from collab.core.registry import Registry
 from collab.core.status import Status
+from collab.observe.audit import Audit
 from collab.policy.auth import Authenticator
-from collab.settings import AuthSettings, Settings, options_of
+from collab.settings import AuditSettings, AuthSettings, Settings, options_of
 from collab.web.app import create_app
 from collab.wire import messages
 from collab.wire.close import CloseCode
@@ -1061,7 +1062,12 @@ def test_every_refusal_has_a_row():
 @pytest.mark.trio
 async def test_every_endpoint_has_a_row():
     routes = create_app(
-        Settings(), Registry(), Status(), "ws://localhost", Authenticator(AuthSettings())
+        Settings(),
+        Registry(),
+        Status(),
+        "ws://localhost",
+        Authenticator(AuthSettings()),
+        Audit(AuditSettings()),
     ).url_map.iter_rules()
     served = {
         method + " " + re.sub(r"<(?:path:)?([a-z_]+)>", r"{\1}", route.rule)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from collab.settings import Loaded, Option, Settings, options_of
+from collab.settings.options import MASK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_MASK = "********"
 
 _INTRODUCTION = """\
 <!-- Made by `trio-collab config docs`. Change the help in collab/settings/groups.py, not this page. -->
@@ -90,7 +90,7 @@ def settings_as_toml(loaded: Loaded[Any]) -> str:
         for option in options:
             name = option.path.rpartition(".")[2]
             value = getattr(getattr(loaded.settings, group), name)
-            shown = _toml(_MASK) if option.is_secret and value else _toml(value)
+            shown = _toml(MASK) if option.is_secret and value else _toml(value)
             lines.append(f"{name} = {shown}  # {loaded.sources[option.path]}")
     return "\n".join(lines) + "\n"
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collab.core.registry import Registry
     from collab.core.router import Router
     from collab.core.status import Status
+    from collab.observe.audit import Audit
 
 _log = get_logger()
 _REPLACED = Close(CloseCode.REPLACED, "Replaced by a newer connection of the same user")
@@ -37,6 +38,7 @@ class Membership:
         presence: Presence,
         status: Status,
         outbox: Outbox,
+        audit: Audit,
         *,
         connections_per_user: int,
     ) -> None:
@@ -45,6 +47,7 @@ class Membership:
         self._presence = presence
         self._status = status
         self._outbox = outbox
+        self._audit = audit
         self._connections_per_user = connections_per_user
 
     def join(self, connection: Connection) -> None:
@@ -58,11 +61,14 @@ class Membership:
         last = self._registry.remove(connection)
         if self._registry.connection_count == before:
             return
+        code = int(connection.close.code) if connection.close else connection.peer_close_code
+        reason = connection.close.reason if connection.close else "left"
+        self._audit.disconnected(connection, code, reason)
         _log.info(
             "Backend disconnected",
             user_id=connection.user_id,
-            code=int(connection.close.code) if connection.close else connection.peer_close_code,
-            reason=connection.close.reason if connection.close else "left",
+            code=code,
+            reason=reason,
             total_active=self._registry.user_count,
         )
         self._presence.left(connection, last=last)
@@ -72,10 +78,17 @@ class Membership:
         self._status.total_connections += 1
         self._router.watch(connection)
         connection.send(Connected(user_id=connection.user_id, active_users=self._registry.user_count))
+        backend_url = _without_credentials(connection.identity.backend_url)
+        self._audit.connected(
+            connection,
+            dialect=connection.dialect.name,
+            backend_url=backend_url,
+            display_name=connection.identity.display_name,
+        )
         _log.info(
             "Backend connected",
             user_id=connection.user_id,
-            backend_url=_without_credentials(connection.identity.backend_url),
+            backend_url=backend_url,
             display_name=connection.identity.display_name,
             total_active=self._registry.user_count,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collab.settings.groups import (
+    AuditSettings,
     AuthMode,
     AuthSettings,
     HttpSettings,
@@ -10,6 +11,7 @@ from collab.settings.groups import (
     LogFormat,
     LogLevel,
     LogSettings,
+    OnFull,
     OriginSettings,
     ServerSettings,
     Settings,
@@ -20,6 +22,7 @@ from collab.settings.options import Option, options_of
 from collab.settings.units import Duration, Size
 
 __all__ = [
+    "AuditSettings",
     "AuthMode",
     "AuthSettings",
     "Duration",
@@ -29,6 +32,7 @@ __all__ = [
     "LogFormat",
     "LogLevel",
     "LogSettings",
+    "OnFull",
     "Option",
     "OriginSettings",
     "ServerSettings",

@@ -20,6 +20,7 @@ FLAG: Final = "flag"
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 AuthMode = Literal["none", "jwt"]
+OnFull = Literal["continue", "stop"]
 
 
 @attrs.frozen(kw_only=True)
@@ -143,6 +144,22 @@ class AuthSettings:
 
 
 @attrs.frozen(kw_only=True)
+class AuditSettings:
+    """The audit log: who came, who was refused, who sent to whom. JSON lines, never a payload or a token."""
+
+    file: str | None = None
+    """Audit log, relative to the working directory; one for each service. None: no audit."""
+    routes: bool = True
+    """A line for each routed event."""
+    on_full: OnFull = "continue"
+    """Where the file cannot be written: go on and count what is dropped, or drain and exit with 1."""
+    max_bytes: Size = attrs.field(default=Size("100MiB"), validator=checks.size("0B"))
+    """Size at which the file is renamed to `.1`, that one to `.2` and so on. 0: never."""
+    backups: int = attrs.field(default=10, validator=checks.whole_number(1))
+    """How many renamed files are kept; the oldest goes."""
+
+
+@attrs.frozen(kw_only=True)
 class Settings:
     """Everything that can be set. `Settings()` holds the defaults."""
 
@@ -153,3 +170,4 @@ class Settings:
     http: HttpSettings = HttpSettings()
     origins: OriginSettings = OriginSettings()
     auth: AuthSettings = AuthSettings()
+    audit: AuditSettings = AuditSettings()

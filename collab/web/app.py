@@ -18,6 +18,7 @@ from collab.wire.identity import the_token
 if TYPE_CHECKING:
     from collab.core.registry import Registry
     from collab.core.status import Status
+    from collab.observe.audit import Audit
     from collab.policy.auth import Authenticator
     from collab.settings import Settings
 
@@ -26,7 +27,12 @@ _ANSWERED_WHILE_DRAINING = frozenset({"/health", "/ready"})
 
 
 def create_app(
-    settings: Settings, registry: Registry, status: Status, ws_url: str, authenticator: Authenticator
+    settings: Settings,
+    registry: Registry,
+    status: Status,
+    ws_url: str,
+    authenticator: Authenticator,
+    audit: Audit,
 ) -> QuartTrio:
     """The HTTP app of one service. `ws_url` is handed out where a request does not say its Host."""
     app = QuartTrio("collab", static_folder=None)
@@ -60,9 +66,20 @@ def create_app(
             g.claims = await authenticator.authenticate(token)
         except InvalidToken as error:
             raise Unauthenticated(str(error)) from None
+        audit.authenticated(
+            g.claims,
+            by="request",
+            address=request.remote_addr,
+            connection_id=None,
+            method=request.method,
+            path=request.path,
+        )
 
     @app.errorhandler(Refused)
     async def refused(error: Refused) -> Response:
+        # Not found is an answer like any other.
+        if error.status != 404:
+            audit.refused(request.remote_addr, error, method=request.method, path=request.path)
         headers = dict(error.headers)
         if error.retry_after_seconds is not None:
             headers["retry-after"] = str(error.retry_after_seconds)
