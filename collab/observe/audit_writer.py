@@ -1,11 +1,12 @@
-"""Owns how audit lines get into their file, numbered and in order, and what happens where they cannot."""
+"""Owns how audit lines get into their file, in order, and what happens where they cannot."""
 
 from __future__ import annotations
 
 import contextlib
+import enum
 import os
 import time
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 import attrs
 import msgspec
@@ -22,33 +23,38 @@ if TYPE_CHECKING:
 _log = get_logger("collab.audit")
 _LINGER_SECONDS: Final = 0.02
 _RETRY_SECONDS: Final = 0.5
+_BLOCK_LINES: Final = 256
 _BLOCK_BYTES: Final = 64 * 1024
 _QUEUE_BYTES: Final = 16 * 1024 * 1024
 _LINE_COST_BYTES: Final = 128
 """What it costs to keep a line queued, beside its own bytes; an estimate."""
+_IS_DROP: Final = b'"event":"drop","connection_id":null'
 
 
 @attrs.frozen
-class Dropped:
-    """Lines that are not in the file, between those before and after."""
+class _Dropped:
+    """Lines that will not be in the file."""
 
-    count: int
+    last: int
+    """The number of the last."""
     since: str
     """The time of the first."""
 
 
-_Item: TypeAlias = bytes | Dropped
-"""A JSON object without `seq`, or a gap."""
+class _Wake(enum.Enum):
+    """What the queue holds. The lines gather in a list: not each of them must wake the thread."""
+
+    LINES = enum.auto()
 
 
-class AuditWriter(QueueWriter[_Item]):
-    """Appends lines to the audit file, each with its number, `seq`, which counts from 1 without a gap.
+class AuditWriter(QueueWriter[_Wake]):
+    """Appends lines to the audit file. Each is a JSON object that begins with its number, `seq`.
 
-    The thread gives the numbers, so that their order is that of the lines. A line begun is always
-    finished before another follows. Where the file cannot be written, or more than 16 MiB are queued:
+    A line begun is always finished before another follows. Where the file cannot be written, or more
+    than 16 MiB are queued:
 
-    - with `on_full` "continue" the lines are dropped, and their numbers with them; a line `drop` says how
-      many, once there is room;
+    - with `on_full` "continue" the lines are dropped. Once there is room, a line `drop` with the number of
+      the last of them says how many they were, so that every number is accounted for;
     - with "stop" they are kept and tried again until the end, and `on_failure` is called, from the thread
       or from `put`: the caller must stop soon.
 
@@ -76,23 +82,32 @@ class AuditWriter(QueueWriter[_Item]):
         self._block_bytes = min(_BLOCK_BYTES, int(settings.max_bytes) // 4 or _BLOCK_BYTES)
         self._keeps = settings.on_full == "stop"
         self._on_failure = on_failure
-        self._queue_bytes = queue_bytes
-        # Two counters with one writer each, the putting side and the thread: their difference needs no lock.
+        # The putting side appends, the thread takes from the front: each a single step, with no lock.
+        self._lines: list[bytes] = []
+        self._is_awake = False
+        # Two counters with one writer each: their difference is what is queued.
         self._put_bytes = 0
         self._taken_bytes = 0
-        self._overflowed: Dropped | None = None
-        self._sequence = 0
-        self._items: list[_Item] = []
-        self._items_bytes = 0
+        self._queue_bytes = queue_bytes
+        self._overflow: _Dropped | None = None
+        self._told = 0
+        """The last number that the queue or a drop in it accounts for; of the putting side."""
+        self._overflowed_lines = 0
+        # From here on of the thread.
+        self._kept: list[bytes] = []
+        self._lost: _Dropped | None = None
+        self._lost_lines = 0
+        self._written = 0
+        """The number of the last line that was begun."""
+        self._whole = 0
+        """Where that one was cut off, the number of the one before it."""
         # What is left of a line that was begun. A line without an end that somebody left is ended.
         self._rest = b"" if _ends_whole(self._file.path) else b"\n"
         self._is_failing = False
         self.error = ""
-        """Why the last line could not be written."""
+        """With "stop": why the first line could not be written."""
         self.has_failed = False
         """With "stop": whether it has come to that."""
-        self._overflowed_lines = 0
-        self._lost_lines = 0
 
     @property
     def dropped(self) -> int:
@@ -101,107 +116,100 @@ class AuditWriter(QueueWriter[_Item]):
 
     @property
     def unwritten(self) -> int:
-        """Lines that are in no file and will be in none, after `stop`."""
-        kept = sum(item.count if isinstance(item, Dropped) else 1 for item in self._items)
-        return kept + (self._rest not in (b"", b"\n")) + self._queue.qsize()
+        """With "stop", lines that are in no file and will be in none; after `stop`."""
+        return len(self._kept) + len(self._lines) + (self._rest not in (b"", b"\n"))
 
     def put(self, line: bytes) -> None:
-        """Queue the JSON object of one line, which gets its `seq` later. From one thread only."""
-        if self._is_full():
+        """Queue one line. From one thread only."""
+        if self._put_bytes - self._taken_bytes > self._queue_bytes:
             if not self._keeps:
-                before = self._overflowed
-                self._overflowed = Dropped(before.count + 1, before.since) if before else self._gap(1)
+                since = _now() if self._overflow is None else self._overflow.since
+                self._overflow = _Dropped(_number(line), since)
                 self._overflowed_lines += 1
                 return
             self._fail("queue full")
-        self.tell_overflow()
+        if self._overflow is not None:
+            self._tell_overflow()
+        self._told += 1
         self._put_bytes += len(line) + _LINE_COST_BYTES
-        self._queue.put(line)
+        self._lines.append(line)
+        if not self._is_awake:
+            self._is_awake = True
+            self._queue.put(_Wake.LINES)
 
     def put_last(self, line: bytes) -> None:
         """Queue a line however much is queued before it."""
-        if self._overflowed is not None:
-            self._queue.put(self._overflowed)
-            self._overflowed = None
-        self._queue.put(line)
+        self._queue_bytes = self._put_bytes
+        self.put(line)
 
     def tell_overflow(self) -> None:
         """Have lines that found the queue full told, if there is room; from the thread of `put`."""
-        if self._overflowed is not None and not self._is_full():
-            self._queue.put(self._overflowed)
-            self._overflowed = None
+        if self._overflow is not None and self._put_bytes - self._taken_bytes <= self._queue_bytes:
+            self._tell_overflow()
+            self._queue.put(_Wake.LINES)
 
-    def _is_full(self) -> bool:
-        return self._put_bytes - self._taken_bytes > self._queue_bytes
+    def reopen(self) -> None:
+        """Have the thread open the file anew, soon. Not for a signal handler."""
+        super().reopen()
+        self._hurry.set()
 
-    def _write(self, item: _Item) -> None:
-        self._items.append(item)
-        if not isinstance(item, Dropped):
-            self._taken_bytes += len(item) + _LINE_COST_BYTES
-            self._items_bytes += len(item)
+    def _tell_overflow(self) -> None:
+        assert self._overflow is not None
+        self._lines.append(_drop_line(self._overflow, self._told))
+        self._told = self._overflow.last
+        self._overflow = None
+
+    def _write(self, item: _Wake) -> None:
+        """Nothing: what there is to write shows in `_settle`."""
 
     def _settle(self, *, idle: bool) -> None:
-        if (idle or self._items_bytes >= self._block_bytes) and (self._items or self._rest):
-            self._write_out()
+        # Before the lines are looked at: who puts one later wakes the thread again.
+        self._is_awake = False
+        if self._rest or self._lost is not None or self._kept:
+            self._write_out([])
+        while lines := self._lines[:_BLOCK_LINES]:
+            while len(lines) > 1 and sum(map(len, lines)) > self._block_bytes:
+                del lines[len(lines) // 2 :]
+            del self._lines[: len(lines)]
+            self._write_out(lines)
+            self._taken_bytes += sum(map(len, lines)) + len(lines) * _LINE_COST_BYTES
 
-    def _write_out(self) -> None:
+    def _write_out(self, lines: list[bytes]) -> None:
         """Write everything at hand, or keep or drop what does not go out."""
-        items, self._items, self._items_bytes = self._items, [], 0
-        before = self._sequence
-        texts, numbers = self._numbered(items)
-        rest = self._rest
-        data = rest + b"".join(texts)
-        if not rest:
-            self._make_room(len(data))
+        if self._kept:
+            lines = self._kept = [*self._kept, *lines]
+        if self._lost is not None:
+            lines = [_drop_line(self._lost, self._written), *lines]
+        if lines and not self._rest:
+            self._make_room(sum(map(len, lines)) + len(lines))
+        data = self._rest + b"\n".join((*lines, b""))
         taken = self._append(data)
         if taken == len(data):
-            self._rest = b""
-            self._recovered()
+            if lines:
+                self._written = _number(lines[-1])
+            self._rest, self._kept, self._lost = b"", [], None
+            if self._is_failing:
+                self._recovered()
             return
-        if taken < len(rest):
-            self._rest = rest[taken:]
+        self._retry_seconds = _RETRY_SECONDS
+        if taken < len(self._rest):
+            self._rest = self._rest[taken:]
             begun = 0
         else:
-            begun, self._rest = _begun(texts, taken - len(rest))
-        self._sequence = numbers[begun - 1] if begun else before
-        self._items = self._left(items[begun:])
-        self._retry_seconds = _RETRY_SECONDS
+            begun, self._rest = _begun(lines, taken - len(self._rest))
+        if begun:
+            self._whole = _number(lines[begun - 2]) if begun > 1 else self._written
+            self._written = _number(lines[begun - 1])
+        self._leave(lines[begun:], drop_told=bool(begun))
 
-    def _numbered(self, items: list[_Item]) -> tuple[list[bytes], list[int]]:
-        texts, numbers = [], []
-        number = self._sequence
-        for item in items:
-            if isinstance(item, Dropped):
-                number += item.count
-                item = self._drop_line(item)
-            number += 1
-            texts.append(b'{"seq":%d,%b\n' % (number, item[1:]))
-            numbers.append(number)
-        self._sequence = number
-        return texts, numbers
-
-    def _drop_line(self, dropped: Dropped) -> bytes:
-        return msgspec.json.encode(
-            {
-                "time": _now(),
-                "event": "drop",
-                "connection_id": None,
-                "user_id": None,
-                "address": None,
-                "count": dropped.count,
-                "since": dropped.since,
-            }
-        )
-
-    def _left(self, items: list[_Item]) -> list[_Item]:
-        """What is tried next time in place of items that could not be written."""
-        if self._keeps or not items:
-            return items
-        gaps = [item for item in items if isinstance(item, Dropped)]
-        lines = len(items) - len(gaps)
-        self._lost_lines += lines
-        since = gaps[0].since if isinstance(items[0], Dropped) else _now()
-        return [Dropped(lines + sum(gap.count for gap in gaps), since)]
+    def _leave(self, lines: list[bytes], *, drop_told: bool) -> None:
+        """Keep or drop lines that could not be written."""
+        if self._keeps:
+            self._kept, self._lost = lines, None
+            return
+        since = _now() if self._lost is None or drop_told else self._lost.since
+        self._lost_lines += sum(_IS_DROP not in line for line in lines)
+        self._lost = _Dropped(_number(lines[-1]), since) if lines else None
 
     def _append(self, data: bytes) -> int:
         """Write as much as goes out: the number of bytes."""
@@ -226,30 +234,26 @@ class AuditWriter(QueueWriter[_Item]):
 
     def _recovered(self) -> None:
         self._retry_seconds = None
-        if self._is_failing:
-            self._is_failing = False
-            _log.warning("Audit log written again", file=self._file.path, dropped=self.dropped)
+        self._is_failing = False
+        _log.warning("Audit log written again", file=self._file.path, dropped=self.dropped)
 
     def _fail(self, reason: str) -> None:
-        self.error = reason
         if self._keeps and not self.has_failed:
+            self.error = reason
             self.has_failed = True
             self._on_failure()
 
     def _reopen(self) -> None:
         if self._rest not in (b"", b"\n"):
-            # Its beginning stays in the former file. It counts as dropped, as if it had never been begun.
+            # Its beginning stays in the former file: it counts as dropped.
             self._rest = b""
-            self._sequence -= 1
+            self._lost = self._lost or _Dropped(self._written, _now())
+            self._written = self._whole
             self._lost_lines += 1
-            self._items.insert(0, self._gap(1))
         try:
             self._file.reopen()
         except OSError as error:
             _log.error("Audit log not reopened", file=self._file.path, error=error.strerror)
-
-    def _gap(self, count: int) -> Dropped:
-        return Dropped(count, _now())
 
     def _close(self) -> None:
         self._file.close()
@@ -261,17 +265,34 @@ def _now() -> str:
     return f"{text}.{milliseconds % 1000:03}Z"
 
 
-def _begun(texts: list[bytes], taken: int) -> tuple[int, bytes]:
-    """Of how many texts something went out with so many bytes, and what is left of the last of them."""
-    begun = 0
-    for text in texts:
+def _begun(lines: list[bytes], taken: int) -> tuple[int, bytes]:
+    """Of how many lines something went out with so many bytes, and what is left of the last of them."""
+    for index, line in enumerate(lines):
         if not taken:
-            break
-        begun += 1
-        if taken < len(text):
-            return begun, text[taken:]
-        taken -= len(text)
-    return begun, b""
+            return index, b""
+        if taken <= len(line):
+            return index + 1, line[taken:] + b"\n"
+        taken -= len(line) + 1
+    return len(lines), b""
+
+
+def _number(line: bytes) -> int:
+    return int(line[len(b'{"seq":') : line.index(b",")])
+
+
+def _drop_line(dropped: _Dropped, told: int) -> bytes:
+    return msgspec.json.encode(
+        {
+            "seq": dropped.last,
+            "time": _now(),
+            "event": "drop",
+            "connection_id": None,
+            "user_id": None,
+            "address": None,
+            "count": dropped.last - told,
+            "since": dropped.since,
+        }
+    )
 
 
 def _ends_whole(path: str) -> bool:

@@ -109,7 +109,7 @@ def test_the_time_is_utc_with_milliseconds_and_does_not_go_back(path: Path) -> N
         "\x7f\x80\x85\x9b31m",
         "a\u202egnp.exe\u2066\u200f\u061c",
         "line\u2028paragraph\u2029",
-        "\\u0022,\"event\":\"admin\"",
+        '\\u0022,"event":"admin"',
         "é😀\U0010ffff\ufeff",
         "\ud800 half a pair \udfff\x7f",
         "\x00",

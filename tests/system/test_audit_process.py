@@ -25,6 +25,19 @@ def read(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+async def appears(path):
+    while not path.exists():
+        await trio.sleep(0.01)  # noqa: ASYNC110 - another process makes it
+
+
+async def send_until_closed(backend, acked):
+    """Send events one after the other; note the number of acks in a list."""
+    while True:
+        await backend.send_event("t", ["ada"])
+        await backend.receive("event_ack")
+        acked[0] += 1
+
+
 async def connected(address):
     backend = FakeBackend(await trio.open_tcp_stream(*address), far_end=None, timeout_seconds=10)
     await backend.open("localhost", ADA)
@@ -54,6 +67,8 @@ async def test_a_hangup_opens_the_audit_log_anew_and_the_numbers_go_on(tmp_path)
         path.rename(former)
         command.signal(signal.SIGHUP)
         command.line("Log reopened")
+        with trio.fail_after(10):
+            await appears(path)
         await ada.send_event("after", ["ada"])
         await ada.receive("event_ack")
         await ada.close()
@@ -100,21 +115,18 @@ async def test_with_stop_a_disk_that_fills_up_drains_the_service_and_ends_it_wit
             await ada.receive("event_ack")
         room = path.stat().st_size + 1500
         resource.prlimit(command._process.pid, resource.RLIMIT_FSIZE, (room, room))
-        acked = 3
-        names = []
+        acked = [3]
         with pytest.raises(Closed) as ended:
-            while True:
-                await ada.send_event("t", ["ada"])
-                while (name := (await ada.receive())["event"]) != "event_ack":
-                    names.append(name)
-                acked += 1
+            await send_until_closed(ada, acked)
         assert ended.value.code == 1001
         assert command.wait() == 1
-    message = r"trio-collab: The audit log 'audit\.jsonl' could not be written: File too large; (\d+) lines .*\n"
+    message = (
+        r"trio-collab: The audit log 'audit\.jsonl' could not be written: File too large; (\d+) lines .*\n"
+    )
     lost = int(re.fullmatch(message, command.errors)[1])
     *whole, half = path.read_text().split("\n")
     lines = [json.loads(line) for line in whole]
     assert [line["seq"] for line in lines] == list(range(1, len(lines) + 1))
     # Each event that was routed is in the file or counted as lost, with the disconnect and the stop.
-    assert sum(line["event"] == "route" for line in lines) + lost == acked + 2
+    assert sum(line["event"] == "route" for line in lines) + lost == acked[0] + 2
     assert not half or half.startswith('{"seq":')
