@@ -206,7 +206,8 @@ class Router:
             sender.mailbox.put_or_wait(ack)
             self._status.total_events_routed += 1
             if self._audit is not None:
-                self._audit.routed(sender, event.type, list(distinct), undelivered)
+                named = to_users if distinct is to_users else list(distinct)
+                self._audit.routed(sender, event.type, named, undelivered)
             return
         if routing is None:
             routing = _Routing(self, sender, event.type, distinct, undelivered, request.reply_id)

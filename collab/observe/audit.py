@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import re
 import time
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
-
-import msgspec
+from typing import TYPE_CHECKING, Final, Protocol
 
 from collab.errors import AuditFailed
-from collab.observe.audit_writer import AuditWriter
+from collab.observe.audit_writer import AuditWriter, RouteLine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from collab.errors import Refused
+    from collab.observe.audit_writer import Value
     from collab.settings import AuditSettings
 
-Value: TypeAlias = "str | int | float | bool | Sequence[str] | Mapping[str, Value] | None"
-
-_encode = msgspec.json.encode
-# JSON escapes what could end a string or a line. These it may leave as they are, and they could move the
-# cursor of whoever reads the file, or reorder what is seen.
-_NOT_PLAIN: Final = re.compile(r"[^\x20-\x7e]")
 _POLICY: Final = 1008
 _OWN_CODES: Final = 4000
 
@@ -50,21 +41,6 @@ class TokenFacts(Protocol):
     def issuer(self) -> str | None: ...
     @property
     def expires_at_text(self) -> str: ...
-
-
-class _Route(msgspec.Struct, frozen=True, gc=False):
-    """The one line that is written for every event; a dict takes twice as long."""
-
-    seq: int
-    time: str
-    event: str
-    connection_id: int
-    user_id: str
-    address: str
-    type: str
-    to: Sequence[str]
-    delivered: int
-    undelivered: Sequence[str]
 
 
 class Audit:
@@ -116,7 +92,8 @@ class Audit:
         writer = self._writer
         if writer is None:
             return
-        writer.put_last(_text(self._line("stop", stop)))
+        line = self._line("stop", stop)
+        writer.put_last(line, self._number)
         self._writer = None
         writer.stop()
         if writer.has_failed:
@@ -200,21 +177,25 @@ class Audit:
 
     def routed(self, sender: Party, type: str, to: Sequence[str], undelivered: Sequence[str]) -> None:
         """An event was decided: to whom it went, and which of them did not get it. Only where `routes`."""
-        if self._writer is not None:
-            self._number += 1
-            line = _Route(
-                self._number,
-                self._time(),
-                "route",
-                sender.connection_id,
-                sender.user_id,
-                sender.address,
-                type,
-                to,
-                len(to) - len(undelivered),
-                undelivered,
+        writer = self._writer
+        if writer is not None:
+            number = self._number = self._number + 1
+            writer.put(
+                RouteLine(
+                    number,
+                    self._time(),
+                    "route",
+                    sender.connection_id,
+                    sender.user_id,
+                    sender.address,
+                    type,
+                    to,
+                    len(to) - len(undelivered),
+                    undelivered,
+                ),
+                number,
+                2 + len(to),
             )
-            self._writer.put(_text(line))
 
     def _line(
         self,
@@ -237,7 +218,7 @@ class Audit:
 
     def _put(self, line: dict[str, Value]) -> None:
         if self._writer is not None:
-            self._writer.put(_text(line))
+            self._writer.put(line, self._number)
 
     def _time(self) -> str:
         """Now, in UTC with milliseconds; made once for each millisecond."""
@@ -250,19 +231,3 @@ class Audit:
             self._millisecond = millisecond
             self._time_text = f"{self._second_text}.{rest:03}Z"
         return self._time_text
-
-
-def _text(line: _Route | Mapping[str, Value]) -> bytes:
-    """The JSON of a line, printable ASCII alone."""
-    try:
-        text = _encode(line)
-    except UnicodeEncodeError:  # half a surrogate pair, which UTF-8 cannot carry
-        return json.dumps(msgspec.to_builtins(line)).replace("\x7f", "\\u007f").encode()
-    if text.isascii() and b"\x7f" not in text:
-        return text
-    return _NOT_PLAIN.sub(_escape, text.decode()).encode()
-
-
-def _escape(match: re.Match[str]) -> str:
-    # Such characters stand in strings alone, where JSON takes them as UTF-16 escapes.
-    return json.dumps(match[0])[1:-1] if match[0] != "\x7f" else "\\u007f"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import json
 import os
+import re
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import attrs
 import msgspec
@@ -16,19 +18,43 @@ from collab.observe.outputs import LogFile, RotationFailed
 from collab.observe.writer import QueueWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from collab.settings import AuditSettings
 
 _log = get_logger("collab.audit")
+_encode_lines = msgspec.json.Encoder().encode_lines
 _LINGER_SECONDS: Final = 0.02
 _RETRY_SECONDS: Final = 0.5
 _BLOCK_LINES: Final = 256
 _BLOCK_BYTES: Final = 64 * 1024
-_QUEUE_BYTES: Final = 16 * 1024 * 1024
-_LINE_COST_BYTES: Final = 128
-"""What it costs to keep a line queued, beside its own bytes; an estimate."""
+_QUEUE_WEIGHT: Final = 131_072
+_LINE_WEIGHT: Final = 2
+"""What a line weighs in the queue, beside 1 for each recipient; 1 is some 150 bytes."""
+# JSON escapes what could end a string or a line. These it may leave as they are, and they could move the
+# cursor of whoever reads the file, or reorder what is seen.
+_NOT_PLAIN: Final = re.compile(r"[^\n\x20-\x7e]")
+_TIGHT: Final = (",", ":")
 _IS_DROP: Final = b'"event":"drop","connection_id":null'
+
+
+class RouteLine(msgspec.Struct, frozen=True, gc=False):
+    """The one line that is written for every event; a dict takes twice as long."""
+
+    seq: int
+    time: str
+    event: str
+    connection_id: int
+    user_id: str
+    address: str
+    type: str
+    to: Sequence[str]
+    delivered: int
+    undelivered: Sequence[str]
+
+
+Line: TypeAlias = "RouteLine | dict[str, Value]"
+Value: TypeAlias = "str | int | float | bool | Sequence[str] | Mapping[str, Value] | None"
 
 
 @attrs.frozen
@@ -48,10 +74,10 @@ class _Wake(enum.Enum):
 
 
 class AuditWriter(QueueWriter[_Wake]):
-    """Appends lines to the audit file. Each is a JSON object that begins with its number, `seq`.
+    """Appends lines to the audit file. Each is a JSON object that begins with its number, `seq`, in ASCII.
 
-    A line begun is always finished before another follows. Where the file cannot be written, or more
-    than 16 MiB are queued:
+    A line begun is always finished before another follows. Where the file cannot be written, or too
+    much is queued (43,000 lines with one recipient each, 130 with a thousand):
 
     - with `on_full` "continue" the lines are dropped. Once there is room, a line `drop` with the number of
       the last of them says how many they were, so that every number is accounted for;
@@ -68,7 +94,7 @@ class AuditWriter(QueueWriter[_Wake]):
         settings: AuditSettings,
         on_failure: Callable[[], None],
         *,
-        queue_bytes: int = _QUEUE_BYTES,
+        queue_weight: int = _QUEUE_WEIGHT,
     ) -> None:
         super().__init__("collab-audit", linger_seconds=_LINGER_SECONDS)
         self._file = LogFile(
@@ -83,12 +109,12 @@ class AuditWriter(QueueWriter[_Wake]):
         self._keeps = settings.on_full == "stop"
         self._on_failure = on_failure
         # The putting side appends, the thread takes from the front: each a single step, with no lock.
-        self._lines: list[bytes] = []
+        self._lines: list[Line] = []
         self._is_awake = False
         # Two counters with one writer each: their difference is what is queued.
-        self._put_bytes = 0
-        self._taken_bytes = 0
-        self._queue_bytes = queue_bytes
+        self._put_weight = 0
+        self._taken_weight = 0
+        self._queue_weight = queue_weight
         self._overflow: _Dropped | None = None
         self._told = 0
         """The last number that the queue or a drop in it accounts for; of the putting side."""
@@ -119,32 +145,32 @@ class AuditWriter(QueueWriter[_Wake]):
         """With "stop", lines that are in no file and will be in none; after `stop`."""
         return len(self._kept) + len(self._lines) + (self._rest not in (b"", b"\n"))
 
-    def put(self, line: bytes) -> None:
-        """Queue one line. From one thread only."""
-        if self._put_bytes - self._taken_bytes > self._queue_bytes:
+    def put(self, line: Line, number: int, weight: int = _LINE_WEIGHT) -> None:
+        """Queue one line, whose `seq` is `number`. From one thread only."""
+        if self._put_weight - self._taken_weight > self._queue_weight:
             if not self._keeps:
                 since = _now() if self._overflow is None else self._overflow.since
-                self._overflow = _Dropped(_number(line), since)
+                self._overflow = _Dropped(number, since)
                 self._overflowed_lines += 1
                 return
             self._fail("queue full")
         if self._overflow is not None:
             self._tell_overflow()
-        self._told += 1
-        self._put_bytes += len(line) + _LINE_COST_BYTES
+        self._told = number
+        self._put_weight += weight
         self._lines.append(line)
         if not self._is_awake:
             self._is_awake = True
             self._queue.put(_Wake.LINES)
 
-    def put_last(self, line: bytes) -> None:
+    def put_last(self, line: Line, number: int) -> None:
         """Queue a line however much is queued before it."""
-        self._queue_bytes = self._put_bytes
-        self.put(line)
+        self._queue_weight = self._put_weight
+        self.put(line, number)
 
     def tell_overflow(self) -> None:
         """Have lines that found the queue full told, if there is room; from the thread of `put`."""
-        if self._overflow is not None and self._put_bytes - self._taken_bytes <= self._queue_bytes:
+        if self._overflow is not None and self._put_weight - self._taken_weight <= self._queue_weight:
             self._tell_overflow()
             self._queue.put(_Wake.LINES)
 
@@ -155,7 +181,8 @@ class AuditWriter(QueueWriter[_Wake]):
 
     def _tell_overflow(self) -> None:
         assert self._overflow is not None
-        self._lines.append(_drop_line(self._overflow, self._told))
+        self._lines.append(_drop(self._overflow, self._told))
+        self._put_weight += _LINE_WEIGHT
         self._told = self._overflow.last
         self._overflow = None
 
@@ -167,12 +194,16 @@ class AuditWriter(QueueWriter[_Wake]):
         self._is_awake = False
         if self._rest or self._lost is not None or self._kept:
             self._write_out([])
-        while lines := self._lines[:_BLOCK_LINES]:
-            while len(lines) > 1 and sum(map(len, lines)) > self._block_bytes:
-                del lines[len(lines) // 2 :]
-            del self._lines[: len(lines)]
-            self._write_out(lines)
-            self._taken_bytes += sum(map(len, lines)) + len(lines) * _LINE_COST_BYTES
+        while taken := self._lines[:_BLOCK_LINES]:
+            del self._lines[: len(taken)]
+            lines = _encoded(taken)
+            while lines:
+                block = lines
+                while len(block) > 1 and sum(map(len, block)) > self._block_bytes:
+                    block = block[: len(block) // 2]
+                self._write_out(block)
+                lines = lines[len(block) :]
+            self._taken_weight += sum(map(_weight, taken))
 
     def _write_out(self, lines: list[bytes]) -> None:
         """Write everything at hand, or keep or drop what does not go out."""
@@ -280,19 +311,44 @@ def _number(line: bytes) -> int:
     return int(line[len(b'{"seq":') : line.index(b",")])
 
 
+def _weight(line: Line) -> int:
+    return _LINE_WEIGHT + (len(line.to) if isinstance(line, RouteLine) else 0)
+
+
+def _encoded(lines: list[Line]) -> list[bytes]:
+    """The JSON of lines, printable ASCII alone."""
+    try:
+        text = _encode_lines(lines)
+    except UnicodeEncodeError:  # half a surrogate pair, which UTF-8 cannot carry
+        text = "".join(
+            f"{json.dumps(msgspec.to_builtins(line), separators=_TIGHT)}\n" for line in lines
+        ).encode()
+    if not text.isascii() or b"\x7f" in text:
+        text = _NOT_PLAIN.sub(_escape, text.decode()).encode()
+    return text.split(b"\n")[:-1]
+
+
+def _escape(match: re.Match[str]) -> str:
+    # Such characters stand in strings alone, where JSON takes them as UTF-16 escapes.
+    return json.dumps(match[0])[1:-1] if match[0] != "\x7f" else "\\u007f"
+
+
 def _drop_line(dropped: _Dropped, told: int) -> bytes:
-    return msgspec.json.encode(
-        {
-            "seq": dropped.last,
-            "time": _now(),
-            "event": "drop",
-            "connection_id": None,
-            "user_id": None,
-            "address": None,
-            "count": dropped.last - told,
-            "since": dropped.since,
-        }
-    )
+    (line,) = _encoded([_drop(dropped, told)])
+    return line
+
+
+def _drop(dropped: _Dropped, told: int) -> Line:
+    return {
+        "seq": dropped.last,
+        "time": _now(),
+        "event": "drop",
+        "connection_id": None,
+        "user_id": None,
+        "address": None,
+        "count": dropped.last - told,
+        "since": dropped.since,
+    }
 
 
 def _ends_whole(path: str) -> bool:

@@ -63,11 +63,8 @@ class Running:
         assert self.writer.flush(5)
 
     def queue(self, name: str) -> None:
-        self.writer.put(self.line(name))
-
-    def line(self, name: str) -> bytes:
         self.number += 1
-        return b'{"seq":%d,"event":"%b"}' % (self.number, name.encode())
+        self.writer.put({"seq": self.number, "event": name}, self.number)
 
     def block(self, name: str = "a") -> None:
         """Put a line whose write does not end before the gate is open."""
@@ -226,7 +223,7 @@ def test_a_line_that_was_cut_off_is_finished_before_another_follows(path: Path, 
 
 
 def test_what_finds_the_queue_full_is_dropped_and_told_where_it_is_missing(path: Path) -> None:
-    with running(path, queue_bytes=500) as audit:
+    with running(path, queue_weight=6) as audit:
         audit.block()
         for name in "bcdefg":
             audit.queue(name)
@@ -241,11 +238,11 @@ def test_what_finds_the_queue_full_is_dropped_and_told_where_it_is_missing(path:
 
 
 def test_the_last_line_finds_room_in_a_full_queue(path: Path) -> None:
-    with running(path, queue_bytes=0) as audit:
+    with running(path, queue_weight=0) as audit:
         audit.block()
         audit.queue("b")
         audit.queue("c")
-        audit.writer.put_last(audit.line("stop"))
+        audit.writer.put_last({"seq": 4, "event": "stop"}, 4)
     assert audit.told() == [(1, "a", 0), (3, "drop", 2), (4, "stop", 0)]
 
 
@@ -266,7 +263,7 @@ def test_with_stop_a_full_disk_is_told_once_and_every_line_is_kept(path: Path) -
 
 
 def test_with_stop_a_full_queue_is_told_and_nothing_is_dropped(path: Path) -> None:
-    with running(path, STOP, queue_bytes=0) as audit:
+    with running(path, STOP, queue_weight=0) as audit:
         audit.block()
         assert audit.failures == []
         audit.queue("b")
@@ -295,7 +292,7 @@ def test_a_real_full_device_only_counts() -> None:
     writer = AuditWriter("/dev/full", CONTINUE, lambda: None)
     writer.start()
     for _ in range(3):
-        writer.put(b'{"seq":1,"event":"a"}')
+        writer.put({"seq": 1, "event": "a"}, 1)
     assert writer.flush(5)
     assert writer.dropped == 3
     assert writer.stop()

@@ -26,8 +26,8 @@ def read(path):
 
 
 async def appears(path):
-    while not path.exists():
-        await trio.sleep(0.01)  # noqa: ASYNC110 - another process makes it
+    while not path.exists():  # noqa: ASYNC110 - another process makes it
+        await trio.sleep(0.01)
 
 
 async def send_until_closed(backend, acked):
