@@ -75,7 +75,7 @@ _EXIT_CODES = """
 | code | meaning |
 |---|---|
 | 0 | fine |
-| 1 | could not do it, for example because the port is in use; also the end by a second signal |
+| 1 | could not do it: the port is in use, the audit log is full; also the end by a second signal |
 | 2 | wrong usage or settings |
 
 What the command has to say about a failure is one line on standard error that starts with `trio-collab: `.

@@ -197,6 +197,10 @@ class AuditWriter(QueueWriter[_Wake]):
         while taken := self._lines[:_BLOCK_LINES]:
             del self._lines[: len(taken)]
             lines = _encoded(taken)
+            if self._kept:
+                # Tried once in a while, not once for each block.
+                self._kept += lines
+                lines = []
             while lines:
                 block = lines
                 while len(block) > 1 and sum(map(len, block)) > self._block_bytes:

@@ -87,6 +87,11 @@ def test_the_defaults_are_those_of_the_protocol():
         "auth.issuer": None,
         "auth.audience": None,
         "auth.leeway": 10,
+        "audit.file": None,
+        "audit.routes": True,
+        "audit.on_full": "continue",
+        "audit.max_bytes": 100 * 1024 * 1024,
+        "audit.backups": 10,
     }
 
 
