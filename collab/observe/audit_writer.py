@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collab.settings import AuditSettings
 
 _log = get_logger("collab.audit")
-_encode_lines = msgspec.json.Encoder().encode_lines
+_encode_lines = msgspec.json.Encoder(enc_hook=str).encode_lines
 _LINGER_SECONDS: Final = 0.02
 _RETRY_SECONDS: Final = 0.5
 _BLOCK_LINES: Final = 256
@@ -325,7 +325,7 @@ def _encoded(lines: list[Line]) -> list[bytes]:
         text = _encode_lines(lines)
     except UnicodeEncodeError:  # half a surrogate pair, which UTF-8 cannot carry
         text = "".join(
-            f"{json.dumps(msgspec.to_builtins(line), separators=_TIGHT)}\n" for line in lines
+            f"{json.dumps(msgspec.to_builtins(line, enc_hook=str), separators=_TIGHT)}\n" for line in lines
         ).encode()
     if not text.isascii() or b"\x7f" in text:
         text = _NOT_PLAIN.sub(_escape, text.decode()).encode()
