@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _log = get_logger("collab.audit")
 _encode_lines = msgspec.json.Encoder(enc_hook=str).encode_lines
-_LINGER_SECONDS: Final = 0.02
+_LINGER_SECONDS: Final = 0.005
 _RETRY_SECONDS: Final = 0.5
 _BLOCK_LINES: Final = 256
 _BLOCK_BYTES: Final = 64 * 1024
