@@ -5,6 +5,7 @@ The tree::
     CollabError
     ├── SettingsError          the command exits with 2
     ├── CannotStart            the command exits with 1
+    ├── AuditFailed            likewise
     ├── HandshakeFailed        no TLS with this peer
     ├── InvalidToken           a token does not say who its bearer is
     ├── Refused                a request that may not come in: an HTTP status and a JSON body
@@ -42,6 +43,10 @@ class CannotStart(CollabError):
     """The service cannot come up, for example because its port is in use. The text is one line."""
 
 
+class AuditFailed(CollabError):
+    """The audit log could not be written, and the service has ended as `audit.on_full` asks for."""
+
+
 class HandshakeFailed(CollabError):
     """No TLS with this peer. `alert` is what it should be told, as bytes for the wire, if anything."""
 
@@ -74,6 +79,8 @@ class Refused(CollabError):
         self.headers = headers
         self.bodiless = False
         """Whether the request was a HEAD, whose answer has no body (RFC 9110 section 9.3.2)."""
+        self.claimed_user_id: str | None = None
+        """The user that the request said it is; nobody has checked it."""
 
 
 class Draining(Refused):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import select
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
 
+from collab._version import __version__
 from collab.core.membership import Membership
 from collab.core.outbox import Outbox
 from collab.core.presence import Presence
@@ -19,10 +21,12 @@ from collab.edge.keepalive import Sweeper
 from collab.edge.listen import Address, PatientListener, local_addresses, open_listeners
 from collab.edge.pump import Pump
 from collab.edge.tls import Tls
+from collab.observe.audit import Audit
 from collab.observe.events import EventLog
 from collab.observe.log import get_logger
 from collab.policy.auth import Authenticator
 from collab.policy.sending import send_policy
+from collab.settings.options import security_settings
 from collab.settings.warnings import open_to_anybody
 from collab.web.admin import AdminApi
 from collab.web.app import create_app
@@ -48,6 +52,7 @@ class Service:
         """Where it listens: an IP address and a port number each."""
         self.status = Status()
         self.registry = Registry()
+        self._audit = Audit(settings.audit)
         self._event_log = EventLog(_log, settings.log.events_per_second)
         self._outbox = Outbox()
         self._authenticator = Authenticator(settings.auth)
@@ -66,6 +71,7 @@ class Service:
             self._outbox,
             slow_consumer_seconds=settings.limits.slow_consumer,
             may_send=may_send if policy else None,
+            audit=self._audit if self._audit.routes else None,
         )
         self._membership = Membership(
             self.registry,
@@ -73,6 +79,7 @@ class Service:
             self._presence,
             self.status,
             self._outbox,
+            self._audit,
             connections_per_user=settings.limits.connections_per_user,
             reconnect_spread_seconds=settings.server.reconnect_spread,
         )
@@ -86,6 +93,7 @@ class Service:
             self.status,
             self._pump,
             self._authenticator,
+            self._audit,
         )
         self._door: Door | None = None
         self._streams: set[trio.CancelScope] = set()
@@ -130,27 +138,57 @@ class Service:
         finally:
             self._streams.discard(scope)
 
+    def reopen_audit(self) -> None:
+        """Open the audit log anew, for a tool that has renamed its file."""
+        self._audit.reopen()
+
     async def run(
         self,
         listeners: Sequence[trio.SocketListener],
         *,
         task_status: trio.TaskStatus[Service] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Run until drained or cancelled. Owns the listeners."""
+        """Run until drained or cancelled. Owns the listeners.
+
+        Raises:
+            CannotStart: the audit log cannot be opened.
+            AuditFailed: it could not be written, and `audit.on_full` is "stop".
+        """
+        token = trio.lowlevel.current_trio_token()
+
+        def drain() -> None:
+            # Called from the thread that writes the audit log; the loop may be over by then.
+            with suppress(trio.RunFinishedError):
+                token.run_sync_soon(self._drain_asked.set)
+
+        self._audit.open(drain, version=__version__, settings=security_settings(self.settings))
+        try:
+            await self._run(listeners, task_status=task_status)
+        finally:
+            ended = "drained" if self._drain_asked.is_set() else "cancelled"
+            self._audit.close(
+                reason="audit failed" if self._audit.has_failed else ended,
+                events_routed=self.status.total_events_routed,
+            )
+
+    async def _run(
+        self, listeners: Sequence[trio.SocketListener], *, task_status: trio.TaskStatus[Service]
+    ) -> None:
         app = create_app(
             self.settings,
             self.registry,
             self.status,
             self.ws_url,
             self._authenticator,
+            self._audit,
             self._send_policy,
             events=EventsApi(self.settings, self._router, self._outbox, self.status, self._acceptor.rules),
-            admin=AdminApi(self.settings, self.registry, self._outbox),
+            admin=AdminApi(self.settings, self.registry, self._outbox, self._audit),
         )
         sweeper = Sweeper(self.settings, self._acceptor, self._router)
         try:
             async with http_server(app) as serve_http, trio.open_nursery() as nursery:
-                self._door = Door(self.settings, self._acceptor, serve_http, self._tls)
+                self._door = Door(self.settings, self._acceptor, serve_http, self._audit, self._tls)
                 try:
                     await nursery.start(self._router.run)
                     await nursery.start(self._presence.run)
@@ -184,6 +222,7 @@ class Service:
         while True:
             await trio.sleep(_EVENT_LOG_TICK_SECONDS)
             self._event_log.tick()
+            self._audit.tick()
             if self._door is not None:
                 self._door.tick()
 
@@ -226,8 +265,9 @@ async def serve(
     Several can run in one process. Cancelling leaves no task, socket or thread behind.
 
     Raises:
-        CannotStart: it cannot listen where the settings say.
+        CannotStart: it cannot listen where the settings say, or open the audit log.
         SettingsError: a key or a certificate cannot be read, or settings contradict each other.
+        AuditFailed: the audit log could not be written, and `audit.on_full` is "stop".
     """
     if warning := open_to_anybody(settings):
         _log.warning(warning)

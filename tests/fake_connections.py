@@ -18,6 +18,8 @@ from collab.core.presence import Presence
 from collab.core.registry import Registry
 from collab.core.router import Batch, Router
 from collab.core.status import Status
+from collab.observe.audit import Audit
+from collab.settings import AuditSettings
 from collab.wire import codec
 from collab.wire.close import Close, CloseCode
 from collab.wire.identity import Identity
@@ -150,6 +152,7 @@ class Core:
             self.presence,
             self.status,
             self.outbox,
+            Audit(AuditSettings()),
             connections_per_user=connections_per_user,
             reconnect_spread_seconds=5.0,
         )

@@ -79,7 +79,7 @@ def serve(config_file: Path | None, reload: bool, until_eof: bool, **flags: str 
     """Run the service until SIGTERM or SIGINT; a second one ends it at once.
 
     A flag is stronger than the environment, the environment stronger than the config file.
-    SIGHUP opens the log file anew, and reads the TLS certificate anew.
+    SIGHUP opens the log file and the audit log anew, and reads the TLS certificate anew.
     """
     if reload:
         from collab.cli.reload import run_reloading

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from collab.settings import Loaded, Option, Settings, options_of
+from collab.settings.options import MASK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_MASK = "********"
 
 _INTRODUCTION = """\
 <!-- Made by `trio-collab config docs`. Change the help in collab/settings/groups.py, not this page. -->
@@ -107,7 +107,7 @@ _EXIT_CODES = """
 | code | meaning |
 |---|---|
 | 0 | fine |
-| 1 | could not do it, for example because the port is in use; also the end by a second signal |
+| 1 | could not do it: the port is in use, the audit log is full; also the end by a second signal |
 | 2 | wrong usage or settings |
 
 What the command has to say about a failure is one line on standard error that starts with `trio-collab: `.
@@ -122,7 +122,7 @@ def settings_as_toml(loaded: Loaded[Any]) -> str:
         for option in options:
             name = option.path.rpartition(".")[2]
             value = getattr(getattr(loaded.settings, group), name)
-            shown = _toml(_MASK) if option.is_secret and value else _toml(value)
+            shown = _toml(MASK) if option.is_secret and value else _toml(value)
             lines.append(f"{name} = {shown}  # {loaded.sources[option.path]}")
     return "\n".join(lines) + "\n"
 

@@ -72,6 +72,8 @@ class _Process:
         async for number in signals:
             if number == signal.SIGHUP:
                 self._log_writer.reopen()
+                if self._service is not None:
+                    self._service.reopen_audit()
                 self._log.info("Log reopened")
                 if self._service is not None:
                     self._service.reload()

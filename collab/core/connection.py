@@ -17,6 +17,7 @@ from collab.wire.identity import Identity
 
 if TYPE_CHECKING:
     from collab.errors import MessageError
+    from collab.observe.audit import Audit
     from collab.wire.messages import ClientMessage, CollabEvent, ServerMessage
 
 
@@ -64,6 +65,10 @@ class Unacknowledged(Protocol):
 
     def ack_frame(self) -> bytes:
         """The acknowledgement, once nothing is undecided."""
+        ...
+
+    def tell(self, audit: Audit) -> None:
+        """Have the audit log say what became of the event, once nothing is undecided."""
         ...
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collab.core.registry import Registry
     from collab.core.router import Router
     from collab.core.status import Status
+    from collab.observe.audit import Audit
 
 _log = get_logger()
 _SHORTEST_RECONNECT_MS = 500
@@ -40,6 +41,7 @@ class Membership:
         presence: Presence,
         status: Status,
         outbox: Outbox,
+        audit: Audit,
         *,
         connections_per_user: int,
         reconnect_spread_seconds: float,
@@ -49,6 +51,7 @@ class Membership:
         self._presence = presence
         self._status = status
         self._outbox = outbox
+        self._audit = audit
         self._connections_per_user = connections_per_user
         self._longest_reconnect_ms = int(reconnect_spread_seconds * 1000)
 
@@ -63,11 +66,14 @@ class Membership:
         last = self._registry.remove(connection)
         if self._registry.connection_count == before:
             return
+        code = int(connection.close.code) if connection.close else connection.peer_close_code
+        reason = connection.close.reason if connection.close else "left"
+        self._audit.disconnected(connection, code, reason)
         _log.info(
             "Backend disconnected",
             user_id=connection.user_id,
-            code=int(connection.close.code) if connection.close else connection.peer_close_code,
-            reason=connection.close.reason if connection.close else "left",
+            code=code,
+            reason=reason,
             total_active=self._registry.user_count,
         )
         self._presence.left(connection, last=last)
@@ -83,10 +89,17 @@ class Membership:
         self._status.total_connections += 1
         self._router.watch(connection)
         connection.send(Connected(user_id=connection.user_id, active_users=self._registry.user_count))
+        backend_url = _without_credentials(connection.identity.backend_url)
+        self._audit.connected(
+            connection,
+            dialect=connection.dialect.name,
+            backend_url=backend_url,
+            display_name=connection.identity.display_name,
+        )
         _log.info(
             "Backend connected",
             user_id=connection.user_id,
-            backend_url=_without_credentials(connection.identity.backend_url),
+            backend_url=backend_url,
             display_name=connection.identity.display_name,
             total_active=self._registry.user_count,
         )

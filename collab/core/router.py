@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from collab.core.presence import Presence
     from collab.core.registry import Registry
     from collab.core.status import Status
+    from collab.observe.audit import Audit
     from collab.observe.events import EventLog
 
 _INBOX_ROUNDS = 64
 _log = get_logger()
 _INTERNAL = Close(CloseCode.INTERNAL_ERROR, "Internal error")
+_UNAUDITED = Close(CloseCode.GOING_AWAY, "The service is going down")
 _TOO_SLOW = Close(CloseCode.SLOW_CONSUMER, "Slow consumer: the mailbox stayed full")
 
 
@@ -56,6 +58,7 @@ class Router:
         *,
         slow_consumer_seconds: float,
         may_send: MaySend | None = None,
+        audit: Audit | None = None,
     ) -> None:
         self._registry = registry
         self._presence = presence
@@ -64,6 +67,7 @@ class Router:
         self._outbox = outbox
         self._slow_consumer_seconds = slow_consumer_seconds
         self._may_send = may_send
+        self._audit = audit
         self._inlet, self._outlet = trio.open_memory_channel[Sequence[Batch]](_INBOX_ROUNDS)
         self._queued = 0
         self._in_flight = 0
@@ -74,6 +78,11 @@ class Router:
     def is_idle(self) -> bool:
         """Whether nothing is queued, so that `route` may be called at once and order still holds."""
         return not self._queued
+
+    @property
+    def is_audited(self) -> bool:
+        """Whether each event gets a line in the audit log, once it is decided."""
+        return self._audit is not None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Route until cancelled. Raises nothing that a peer can cause."""
@@ -107,6 +116,9 @@ class Router:
         with self._outbox:
             for batch in batches:
                 sender = batch.sender
+                if self._audit is not None and self._audit.has_failed:
+                    sender.end(_UNAUDITED)
+                    continue
                 try:
                     self._presence.tell_before_event_of(sender.user_id)
                     for request in batch.requests:
@@ -166,6 +178,8 @@ class Router:
         acknowledged = 0
         while unacknowledged and not unacknowledged[0].undecided:
             routing = unacknowledged.popleft()
+            if self._audit is not None:
+                routing.tell(self._audit)
             sender.mailbox.put_or_wait(routing.ack_frame())
             acknowledged += 1
         if acknowledged:
@@ -201,7 +215,7 @@ class Router:
                     full = [*full, connection] if full else [connection]
             if full:
                 if routing is None:
-                    routing = _Routing(self, sender, event.type, len(distinct), undelivered, request.reply_id)
+                    routing = _Routing(self, sender, event.type, distinct, undelivered, request.reply_id)
                 settled = routing.wait_for(user_id, connections=len(full), took=took)
                 for connection in full:
                     connection.mailbox.put_later(frames[connection.dialect.name], settled)
@@ -212,9 +226,12 @@ class Router:
             ack = sender.dialect.ack_frame(event.type, len(distinct), undelivered, request.reply_id)
             sender.mailbox.put_or_wait(ack)
             self._status.total_events_routed += 1
+            if self._audit is not None:
+                named = to_users if distinct is to_users else list(distinct)
+                self._audit.routed(sender, event.type, named, undelivered)
             return
         if routing is None:
-            routing = _Routing(self, sender, event.type, len(distinct), undelivered, request.reply_id)
+            routing = _Routing(self, sender, event.type, distinct, undelivered, request.reply_id)
         if sender.unacknowledged is None:
             sender.unacknowledged = deque()
         sender.unacknowledged.append(routing)
@@ -242,6 +259,7 @@ class _Routing:
         "_reply_id",
         "_router",
         "_sender",
+        "_to_users",
         "_undelivered",
         "undecided",
     )
@@ -251,14 +269,16 @@ class _Routing:
         router: Router,
         sender: Connection,
         event_type: str,
-        recipients: int,
+        to_users: Collection[str],
         undelivered: list[str],
         reply_id: bytes,
     ) -> None:
         self._router = router
         self._sender = sender
         self._event_type = event_type
-        self._recipients = recipients
+        self._recipients = len(to_users)
+        # Who they are is kept for the audit alone.
+        self._to_users = list(to_users) if router.is_audited else []
         self._undelivered = undelivered
         self._reply_id = reply_id
         self.undecided = 0
@@ -286,6 +306,10 @@ class _Routing:
         return self._sender.dialect.ack_frame(
             self._event_type, self._recipients, self._undelivered, self._reply_id
         )
+
+    def tell(self, audit: Audit) -> None:
+        """Have the audit log say what became of the event, once nothing is undecided."""
+        audit.routed(self._sender, self._event_type, self._to_users, self._undelivered)
 
     def _decide(self, user_id: str, *, delivered: bool) -> None:
         self.undecided -= 1

@@ -23,7 +23,7 @@ from collab.policy.origins import OriginPolicy
 from collab.policy.rate import Meter, Meters, Rate
 from collab.policy.validation import EventRules
 from collab.wire.close import Close, CloseCode
-from collab.wire.identity import Identity, identity_from_query, the_token
+from collab.wire.identity import Identity, claimed_in, identity_from_query, the_token
 from collab.wire.plain import PLAIN
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collab.core.status import Status
     from collab.edge.peer import Ends
     from collab.edge.pump import Pump
+    from collab.observe.audit import Audit
     from collab.policy.auth import Authenticator, Claims
     from collab.settings import Settings
     from collab.wire.head import Head
@@ -51,6 +52,7 @@ _HANDSHAKE_HEADERS = frozenset(
 class Arrival:
     """An upgrade request that may come in, without its head: a connection may live for days."""
 
+    connection_id: int
     identity: Identity
     address: str
     expires_at: float
@@ -72,8 +74,10 @@ class Acceptor:
         status: Status,
         pump: Pump | None,
         authenticator: Authenticator,
+        audit: Audit,
     ) -> None:
         self._settings = settings
+        self._audit = audit
         self._authenticator = authenticator
         self._membership = membership
         self._router = router
@@ -105,7 +109,10 @@ class Acceptor:
             raise Draining(self._settings.server.reconnect_spread)
         self._origins.check(head.get_all("origin"))
         self._meter_connect(self._connects_by_address, ends.address, "from this address")
+        connection_id = next(self._ids)
         claims = await self._claims(head)
+        if claims is not None:
+            self._audit.authenticated(claims, by="connect", address=ends.address, connection_id=connection_id)
         identity = identity_from_query(
             head.query,
             path_user_id=_user_id_in(head.path),
@@ -113,6 +120,7 @@ class Acceptor:
         )
         self._meter_connect(self._connects_by_user, identity.user_id, "of this user")
         return Arrival(
+            connection_id,
             identity,
             ends.address,
             math.inf if claims is None else trio.current_time() + claims.seconds_left,
@@ -152,7 +160,12 @@ class Acceptor:
         Raises:
             Refused: there are too many connections; nothing was sent.
         """
-        with self._admission.admit(arrival.address):
+        try:
+            place = self._admission.admit(arrival.address)
+        except Refused as refusal:
+            refusal.claimed_user_id = arrival.identity.user_id
+            raise
+        with place:
             async with trio.open_nursery() as nursery:
                 websocket = await self._shake_hands(nursery, arrival.tap)
                 if websocket is not None:
@@ -199,7 +212,7 @@ class Acceptor:
     def _life(self, arrival: Arrival, websocket: WebSocketConnection) -> Life:
         settings = self._settings
         connection = Connection(
-            connection_id=next(self._ids),
+            connection_id=arrival.connection_id,
             identity=arrival.identity,
             address=arrival.address,
             dialect=PLAIN,
@@ -219,6 +232,7 @@ class Acceptor:
             pump=self._pump,
             rules=self.rules,
             authenticator=self._authenticator,
+            audit=self._audit,
             errors=Meter(self._errors),
             timeouts=settings.timeouts,
         )
@@ -227,6 +241,11 @@ class Acceptor:
 def is_websocket_path(path: str) -> bool:
     """Whether a path, still percent-encoded, is that of the plain WebSocket: `/`, `/ws`, `/ws/{user_id}`."""
     return path in ("/", "/ws") or (path.startswith("/ws/") and "/" not in path[4:])
+
+
+def claimed_user_id(head: Head) -> str | None:
+    """The user that an upgrade request says it is, as far as it can be read; nothing is checked."""
+    return claimed_in(head.query, path_user_id=_user_id_in(head.path))
 
 
 def _user_id_in(path: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from collab.edge.acceptor import Arrival
+from collab.edge.acceptor import Arrival, claimed_user_id
 from collab.edge.exchange import Exchange, TlsExchange, read_body
 from collab.edge.peer import Ends, ends_of
 from collab.edge.tls import TlsStream
@@ -19,6 +19,7 @@ from collab.wire.head import Head, HeadReader, error_response
 if TYPE_CHECKING:
     from collab.edge.acceptor import Acceptor
     from collab.edge.tls import Tls
+    from collab.observe.audit import Audit
     from collab.settings import Settings
 
 _log = get_logger()
@@ -41,13 +42,19 @@ class Door:
     """
 
     def __init__(
-        self, settings: Settings, acceptor: Acceptor, serve_http: ServeHttp, tls: Tls | None = None
+        self,
+        settings: Settings,
+        acceptor: Acceptor,
+        serve_http: ServeHttp,
+        audit: Audit,
+        tls: Tls | None = None,
     ) -> None:
         self._tls = tls
         self._timeouts = settings.timeouts
         self._max_body_bytes = int(settings.limits.message_bytes)
         self._acceptor = acceptor
         self._serve_http = serve_http
+        self._audit = audit
         self._exchanges: set[Exchange] = set()
         self._open = 0
         self._refusals = 0
@@ -150,6 +157,7 @@ class Door:
                 return
             await self._serve_exchange(arrived)
         except Refused as refusal:
+            self._audit.refused(address, refusal)
             self._log_refusal(refusal, address)
             with trio.move_on_after(self._timeouts.write):
                 await stream.send_all(error_response(refusal))
@@ -169,6 +177,8 @@ class Door:
                 body = await read_body(stream, head, rest, max_bytes=self._max_body_bytes)
         except Refused as refusal:
             refusal.bodiless = head.method == "HEAD"
+            if self._audit.is_on:
+                refusal.claimed_user_id = claimed_user_id(head)
             raise
         except trio.EndOfChannel:
             return None

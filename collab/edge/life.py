@@ -11,7 +11,7 @@ from trio_websocket import ConnectionClosed, WebSocketConnection
 from collab.core.router import Batch, Router
 from collab.edge.goodbye import Goodbye
 from collab.edge.pump import Pumped
-from collab.errors import InvalidToken, MessageError, RefreshRefused, Refused, UnknownEvent
+from collab.errors import InvalidToken, MessageError, RateLimited, RefreshRefused, Refused, UnknownEvent
 from collab.observe.log import get_logger
 from collab.wire.close import Close, CloseCode
 from collab.wire.frames import PING_FRAME
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collab.core.outbox import Outbox
     from collab.edge.pump import Pump
     from collab.edge.tap import Tap
+    from collab.observe.audit import Audit
     from collab.policy.auth import Authenticator
     from collab.policy.rate import Meter
     from collab.policy.validation import EventRules
@@ -46,6 +47,7 @@ class Life:
     """
 
     __slots__ = (
+        "_audit",
         "_authenticator",
         "_errors",
         "_goodbye",
@@ -77,6 +79,7 @@ class Life:
         pump: Pump | None,
         rules: EventRules,
         authenticator: Authenticator,
+        audit: Audit,
         errors: Meter,
         timeouts: TimeoutSettings,
     ) -> None:
@@ -89,6 +92,7 @@ class Life:
         self._pump = pump
         self._rules = rules
         self._authenticator = authenticator
+        self._audit = audit
         self._is_refreshing = False
         self._errors = errors
         self._timeouts = timeouts
@@ -174,6 +178,7 @@ class Life:
 
     def _begin_end(self, close: Close) -> None:
         """Synchronous: from here on nothing is delivered to or taken from this connection."""
+        self._audit.evicted(self.connection, int(close.code), close.reason)
         self.stop_reading()
         self._membership.leave(self.connection)
         if close.code == CloseCode.SLOW_CONSUMER:
@@ -251,6 +256,8 @@ class Life:
     def _answer_error(self, error: MessageError) -> None:
         connection = self.connection
         connection.mailbox.put_or_wait(connection.dialect.error_frame(error))
+        if isinstance(error, RateLimited):
+            self._audit.limited(connection, "limits.events_per_second", error.retry_after_ms)
         if self._errors.spend(1, trio.current_time()):
             self._tap.scanner.give_up()
             connection.end(_TOO_MANY_ERRORS)
@@ -276,10 +283,17 @@ class Life:
             if claims.user_id != connection.user_id:
                 raise InvalidToken("the token is another user's")
         except (InvalidToken, Refused) as error:
+            self._audit.refresh_refused(connection, str(error))
             self._answer_error(RefreshRefused(f"data.token: {error}", reply_id=request.reply_id))
         else:
             connection.expires_at = trio.current_time() + claims.seconds_left
             connection.peers = claims.peers
+            self._audit.authenticated(
+                claims,
+                by="refresh",
+                address=connection.address,
+                connection_id=connection.connection_id,
+            )
             connection.send(Refreshed(expires_at=claims.expires_at_text), request.reply_id)
         finally:
             self._is_refreshing = False

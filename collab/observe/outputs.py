@@ -75,9 +75,10 @@ class StreamConsole:
 
 
 class LogFile:
-    """A file that is renamed to `.1`, `.2` and so on once a line would take it past `max_bytes`.
+    """A file that is renamed to `.1`, `.2` and so on once a line would take it past `max_bytes` (0: never).
 
-    Owns its descriptor. Anything but a regular file is never rotated.
+    Owns its descriptor. Anything but a regular file is never rotated. `called` and `mode` are what an
+    error calls it and its permissions when it is made.
 
     Raises:
         CannotStart: the file cannot be opened.
@@ -85,30 +86,61 @@ class LogFile:
 
     name = "file"
 
-    def __init__(self, path: str, *, max_bytes: int = 10 * 1024 * 1024, backups: int = 5) -> None:
+    def __init__(
+        self,
+        path: str,
+        *,
+        max_bytes: int = 10 * 1024 * 1024,
+        backups: int = 5,
+        called: str = "log file",
+        mode: int = 0o640,
+    ) -> None:
         self.path = os.path.abspath(path)
         self._max_bytes = max_bytes
         self._backups = backups
+        self._mode = mode
         self._size = 0
         try:
             self._open()
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise CannotStart(f"Cannot open the log file {path!r}: {reason}") from error
+            raise CannotStart(f"Cannot open the {called} {path!r}: {reason}") from error
 
     def write(self, line: bytes) -> None:
-        rotation: OSError | None = None
-        if self._size and self._size + len(line) > self._max_bytes and self._regular:
-            try:
-                self._rotate()
-            except OSError as error:
-                rotation = error
-                # The line goes to the old file, and the next try comes a whole file later.
-                self._size = 0
+        failed: RotationFailed | None = None
+        try:
+            self.make_room(len(line))
+        except RotationFailed as error:
+            failed = error
         self._descriptor.write(line)
         self._size += len(line)
-        if rotation is not None:
-            raise RotationFailed(rotation.errno, f"cannot rotate: {rotation.strerror}")
+        if failed is not None:
+            raise failed
+
+    def write_some(self, data: memoryview) -> int:
+        """Write what goes out at once and never rotate: the number of bytes, one or more.
+
+        Raises:
+            OSError: nothing went out.
+        """
+        written = self._descriptor.write_some(data)
+        self._descriptor.regain_patience()
+        self._size += written
+        return written
+
+    def make_room(self, size: int) -> None:
+        """Rotate where so many bytes more would take the file past its size.
+
+        Raises:
+            RotationFailed: it goes on growing; the next try comes a whole file later.
+        """
+        if not (self._max_bytes and self._size and self._regular) or self._size + size <= self._max_bytes:
+            return
+        try:
+            self._rotate()
+        except OSError as error:
+            self._size = 0
+            raise RotationFailed(error.errno, f"cannot rotate: {error.strerror}") from error
 
     def reopen(self) -> None:
         """Open the path anew, for a tool that has renamed the file. On OSError the old file stays in use."""
@@ -122,7 +154,7 @@ class LogFile:
     def _open(self) -> None:
         # O_NONBLOCK: to open a named pipe without a reader is an error, not a wait.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK
-        number = os.open(self.path, flags, 0o640)
+        number = os.open(self.path, flags, self._mode)
         status = os.fstat(number)
         self._descriptor = _Descriptor(number)
         self._regular = stat.S_ISREG(status.st_mode)
@@ -138,7 +170,7 @@ class LogFile:
 
 
 class RotationFailed(OSError):
-    """The line was written, but the file keeps growing past its size."""
+    """Nothing was lost, but the file keeps growing past its size."""
 
 
 def console() -> Console | StreamConsole:
@@ -165,12 +197,19 @@ class _Descriptor:
         # What follows a line that broke off starts on a line of its own.
         rest = memoryview(b"\n" + line if self._torn else line)
         while rest:
-            if not self._writable.poll(self._patience_ms):
-                self._patience_ms = 0
-                raise TimeoutError("nobody reads it")
-            written = os.write(self._number, rest[:_CHUNK_BYTES])
-            rest = rest[written:]
+            rest = rest[self.write_some(rest[:_CHUNK_BYTES]) :]
             self._torn = bool(rest)
+        self.regain_patience()
+
+    def write_some(self, data: memoryview) -> int:
+        """Write what goes out at once: the number of bytes, one or more. OSError: none went out."""
+        if not self._writable.poll(self._patience_ms):
+            self._patience_ms = 0
+            raise TimeoutError("nobody reads it")
+        return os.write(self._number, data)
+
+    def regain_patience(self) -> None:
+        """Wait again for a reader that has stopped: it reads."""
         self._patience_ms = _STALL_MS
 
     def close(self) -> None:

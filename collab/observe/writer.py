@@ -1,4 +1,4 @@
-"""Owns the thread that writes log lines, and the bounded queue before it."""
+"""Owns the threads that write lines off the hot path, each with its queue, and the writer of the log."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import queue
 import threading
 import time
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from collab.observe.format import Line
 from collab.observe.outputs import RotationFailed
@@ -29,10 +29,88 @@ class _Ask(enum.Enum):
     REOPEN = enum.auto()
 
 
-_Queue: TypeAlias = "queue.SimpleQueue[logging.LogRecord | threading.Event | _Ask]"
+T = TypeVar("T")
 
 
-class LogWriter:
+class QueueWriter(Generic[T]):
+    """A thread of its own that writes what is queued for it, between `start` and `stop`.
+
+    How is for a subclass to say: `_write` takes each item, `_settle` is called after it, `_close` at
+    the end. With `linger_seconds` the thread lets items gather for so long once the queue is empty, so
+    that not each of them wakes it.
+    """
+
+    def __init__(self, thread_name: str, *, linger_seconds: float = 0.0) -> None:
+        self._queue: queue.SimpleQueue[T | threading.Event | _Ask] = queue.SimpleQueue()
+        self._linger_seconds = linger_seconds
+        self._retry_seconds: float | None = None
+        """How long to wait for the next item before `_settle` is called again; None: for ever."""
+        self._hurry = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=thread_name, daemon=True)
+
+    def reopen(self) -> None:
+        """Have the thread open its file anew, after what is queued. Safe in a signal handler."""
+        self._queue.put(_Ask.REOPEN)
+
+    def flush(self, timeout_seconds: float) -> bool:
+        """Wait until what is queued now is written. False: it was not, within the time given."""
+        written = threading.Event()
+        self._queue.put(written)
+        self._hurry.set()
+        return written.wait(timeout_seconds)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout_seconds: float = _CLOSE_SECONDS) -> bool:
+        """Write what is queued, end the thread and close the outputs. False: it took longer, and was left."""
+        self._queue.put(_Ask.STOP)
+        self._hurry.set()
+        self._thread.join(timeout_seconds)
+        return not self._thread.is_alive()
+
+    def _write(self, item: T) -> None:
+        raise NotImplementedError
+
+    def _settle(self, *, idle: bool) -> None:
+        """Called after each item; `idle`: nothing else is queued, or somebody waits for what was."""
+        raise NotImplementedError
+
+    def _reopen(self) -> None:
+        raise NotImplementedError
+
+    def _close(self) -> None:
+        raise NotImplementedError
+
+    def _run(self) -> None:
+        try:
+            while (item := self._next()) is not _Ask.STOP:
+                if item is _Ask.REOPEN:
+                    self._settle(idle=True)
+                    self._reopen()
+                elif isinstance(item, threading.Event):
+                    self._settle(idle=True)
+                    item.set()
+                elif item is None:
+                    self._settle(idle=True)
+                else:
+                    self._write(item)
+                    self._settle(idle=self._queue.empty())
+                if self._linger_seconds and self._queue.empty():
+                    self._hurry.wait(self._linger_seconds)
+                    self._hurry.clear()
+            self._settle(idle=True)
+        finally:
+            self._close()
+
+    def _next(self) -> T | threading.Event | _Ask | None:
+        try:
+            return self._queue.get(timeout=self._retry_seconds)
+        except queue.Empty:
+            return None
+
+
+class LogWriter(QueueWriter[logging.LogRecord]):
     """Writes the records of its handlers to its outputs, in a thread of its own, between `start` and `stop`.
 
     Owns `outputs`, which the thread closes. A full queue or a failing output loses lines, never
@@ -46,7 +124,7 @@ class LogWriter:
         *,
         queue_lines: int = _QUEUE_LINES,
     ) -> None:
-        self._queue: _Queue = queue.SimpleQueue()
+        super().__init__("collab-log")
         self._queue_lines = queue_lines
         self._outputs = [_Tracked(output) for output in outputs]
         self._render = render
@@ -55,7 +133,6 @@ class LogWriter:
         self._unwritten = 0
         self._reported = 0
         self._report_due = 0.0
-        self._thread = threading.Thread(target=self._run, name="collab-log", daemon=True)
 
     @property
     def dropped(self) -> int:
@@ -74,42 +151,6 @@ class LogWriter:
             with self._lock:
                 self._overflowed += 1
 
-    def reopen(self) -> None:
-        """Have the thread open the log file anew, after what is queued. Safe in a signal handler."""
-        self._queue.put(_Ask.REOPEN)
-
-    def flush(self, timeout_seconds: float) -> bool:
-        """Wait until what is queued now is written. False: it was not, within the time given."""
-        written = threading.Event()
-        self._queue.put(written)
-        return written.wait(timeout_seconds)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self, timeout_seconds: float = _CLOSE_SECONDS) -> bool:
-        """Write what is queued, end the thread and close the outputs. False: it took longer, and was left."""
-        self._queue.put(_Ask.STOP)
-        self._thread.join(timeout_seconds)
-        return not self._thread.is_alive()
-
-    def _run(self) -> None:
-        try:
-            while (item := self._queue.get()) is not _Ask.STOP:
-                if isinstance(item, logging.LogRecord):
-                    self._write(item)
-                elif item is _Ask.REOPEN:
-                    self._reopen()
-                # While lines are still being dropped, a report after each one written would only add to them.
-                if self._queue.empty() or time.monotonic() >= self._report_due:
-                    self._report_overflow()
-                if isinstance(item, threading.Event):
-                    item.set()
-            self._report_overflow()
-        finally:
-            for tracked in self._outputs:
-                tracked.output.close()
-
     def _write(self, record: logging.LogRecord) -> None:
         try:
             line = f"{self._render(record)}\n".encode()
@@ -118,6 +159,15 @@ class LogWriter:
             return
         if not self._write_to(self._outputs, line):
             self._unwritten += 1
+
+    def _settle(self, *, idle: bool) -> None:
+        # While lines are still being dropped, a report after each one written would only add to them.
+        if idle or time.monotonic() >= self._report_due:
+            self._report_overflow()
+
+    def _close(self) -> None:
+        for tracked in self._outputs:
+            tracked.output.close()
 
     def _write_to(self, outputs: Iterable[_Tracked], line: bytes) -> bool:
         taken_by_all = True

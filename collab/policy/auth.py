@@ -47,6 +47,10 @@ class Claims:
     peers: frozenset[str] | None = None
     """The users to whom its bearer may send; None where the token does not say."""
     scopes: frozenset[str] = frozenset()
+    token_id: str | None = None
+    """Its `jti`, where that is a string."""
+    issuer: str | None = None
+    """Its `iss`, where that is a string."""
 
 
 class Authenticator:
@@ -147,6 +151,8 @@ def _claims(payload: dict[str, Any], leeway_seconds: float) -> Claims:
         expires_at=min(expires_at, _LATEST),
         peers=_names(payload["peers"]) if "peers" in payload else None,
         scopes=_words(payload.get("scope")),
+        token_id=_text(payload.get("jti")),
+        issuer=_text(payload.get("iss")),
     )
 
 
@@ -159,3 +165,7 @@ def _names(value: object) -> frozenset[str]:
     """The strings of a list; a claim of another shape allows nobody."""
     names = value if isinstance(value, list) else []
     return frozenset(name for name in names if isinstance(name, str))
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None

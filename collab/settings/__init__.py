@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collab.settings.groups import (
     AdminSettings,
+    AuditSettings,
     AuthMode,
     AuthSettings,
     ClientAuth,
@@ -14,6 +15,7 @@ from collab.settings.groups import (
     LogFormat,
     LogLevel,
     LogSettings,
+    OnFull,
     OriginSettings,
     PolicySettings,
     SendMode,
@@ -29,6 +31,7 @@ from collab.settings.warnings import unsafe_combinations
 
 __all__ = [
     "AdminSettings",
+    "AuditSettings",
     "AuthMode",
     "AuthSettings",
     "ClientAuth",
@@ -41,6 +44,7 @@ __all__ = [
     "LogFormat",
     "LogLevel",
     "LogSettings",
+    "OnFull",
     "Option",
     "OriginSettings",
     "PolicySettings",

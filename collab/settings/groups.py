@@ -23,6 +23,7 @@ AuthMode = Literal["none", "jwt"]
 SendMode = Literal["open", "token", "file"]
 EventValidation = Literal["off", "known", "strict"]
 ClientAuth = Literal["required", "optional"]
+OnFull = Literal["continue", "stop"]
 
 
 @attrs.frozen(kw_only=True)
@@ -189,6 +190,22 @@ class AdminSettings:
 
 
 @attrs.frozen(kw_only=True)
+class AuditSettings:
+    """The audit log: who came, who was refused, who sent to whom. JSON lines, never a payload or a token."""
+
+    file: str | None = None
+    """Audit log, relative to the working directory; one for each service. None: no audit."""
+    routes: bool = True
+    """A line for each routed event."""
+    on_full: OnFull = "continue"
+    """Where the file cannot be written: go on and count what is dropped, or drain and exit with 1."""
+    max_bytes: Size = attrs.field(default=Size("100MiB"), validator=checks.size("0B"))
+    """Size at which the file is renamed to `.1`, that one to `.2` and so on. 0: never."""
+    backups: int = attrs.field(default=10, validator=checks.whole_number(1))
+    """How many renamed files are kept; the oldest goes."""
+
+
+@attrs.frozen(kw_only=True)
 class Settings:
     """Everything that can be set. `Settings()` holds the defaults."""
 
@@ -203,3 +220,4 @@ class Settings:
     events: EventSettings = EventSettings()
     tls: TlsSettings = TlsSettings()
     admin: AdminSettings = AdminSettings()
+    audit: AuditSettings = AuditSettings()

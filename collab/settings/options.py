@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin
 
 import attrs
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
     from typed_settings.types import OptionInfo
 
 ENVIRONMENT_PREFIX: Final = "COLLAB_"
+MASK: Final = "********"
+"""What a secret shows as."""
+
+_NOT_FOR_AUDIT: Final = frozenset({"log", "timeouts"})
+_CREDENTIALS: Final = re.compile(r"//[^/?#]*@")
 
 
 @attrs.frozen(kw_only=True)
@@ -67,6 +73,27 @@ _EXPECTED: Final[dict[Any, str]] = {
 def options_of(settings_class: type) -> tuple[Option, ...]:
     """Every setting of a class made of groups, in the order in which they are declared."""
     return tuple(_option(info) for info in cls_utils.deep_options(settings_class))
+
+
+def security_settings(settings: object) -> dict[str, dict[str, str | int | bool | tuple[str, ...] | None]]:
+    """The settings that bear on security, by group and name: all but logs and timeouts, for an audit log.
+
+    Secrets are masked, and so is what stands before the host of a URL.
+    """
+    found: dict[str, dict[str, str | int | bool | tuple[str, ...] | None]] = {}
+    for option in options_of(type(settings)):
+        group, _, name = option.path.partition(".")
+        value = getattr(getattr(settings, group), name)
+        if group in _NOT_FOR_AUDIT:
+            continue
+        if option.is_secret:
+            value = MASK if value else ""
+        elif isinstance(value, Size | Duration):
+            value = str(value)
+        elif isinstance(value, str):
+            value = _CREDENTIALS.sub("//", str(value))
+        found.setdefault(group, {})[name] = value
+    return found
 
 
 def _option(info: OptionInfo) -> Option:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collab.core.connection import Connection
     from collab.core.outbox import Outbox
     from collab.core.registry import Registry
+    from collab.observe.audit import Audit
     from collab.policy.auth import Authenticator
     from collab.settings import Settings
 
@@ -91,14 +92,15 @@ class Operators:
 class AdminApi:
     """What operators can see and do. Each view wants the `g.operator` that `Operators` found."""
 
-    def __init__(self, settings: Settings, registry: Registry, outbox: Outbox) -> None:
+    def __init__(self, settings: Settings, registry: Registry, outbox: Outbox, audit: Audit) -> None:
         self._settings = settings
+        self._audit = audit
         self._registry = registry
         self._outbox = outbox
 
     async def connections(self) -> Response:
         """`GET /api/admin/connections`: a row for each connection."""
-        _note_act("list connections")
+        self._note_act("list connections")
         rows = []
         for number, connection in enumerate(list(self._registry.connections()), 1):
             rows.append(_row(connection))
@@ -109,7 +111,7 @@ class AdminApi:
     async def disconnect(self, user_id: str) -> Response:
         """`POST /api/admin/users/{user_id}/disconnect`: close all connections of a user."""
         of_user = self._registry.of_user(user_id)
-        _note_act("disconnect", user_id=user_id, connections=len(of_user))
+        self._note_act("disconnect", user_id=user_id, connections=len(of_user))
         if not of_user:
             raise Refused(404, "not_found", "this user is not online")
         for connection in of_user:
@@ -126,7 +128,7 @@ class AdminApi:
         if has_control(text.replace("\n", "").replace("\t", "")):
             raise _invalid("message holds a control character other than a line's end or a tab")
         connections = list(self._registry.connections())
-        _note_act("notice", message=text, connections=len(connections))
+        self._note_act("notice", message=text, connections=len(connections))
         frames: dict[str, bytes] = {}
         with self._outbox:
             for connection in connections:
@@ -138,7 +140,7 @@ class AdminApi:
 
     async def limits(self) -> Response:
         """`GET /api/admin/limits`: the limits in force."""
-        _note_act("show limits")
+        self._note_act("show limits")
         return json_response(
             {
                 "limits": _numbers(self._settings.limits),
@@ -146,11 +148,11 @@ class AdminApi:
             }
         )
 
-
-def _note_act(act: str, **whom: object) -> None:
-    """Every act of an operator passes here before it takes effect. Never give it a token."""
-    operator: Operator = g.operator
-    _log.info("Operator act", act=act, operator=operator.name, address=request.remote_addr, **whom)
+    def _note_act(self, act: str, **whom: str | int) -> None:
+        """Every act of an operator passes here before it takes effect. Never give it a token."""
+        operator: Operator = g.operator
+        _log.info("Operator act", act=act, operator=operator.name, address=request.remote_addr, **whom)
+        self._audit.administered(act, request.remote_addr, operator=operator.name, **whom)
 
 
 def _row(connection: Connection) -> dict[str, object]:

@@ -23,6 +23,7 @@ from collab.wire.identity import the_token
 if TYPE_CHECKING:
     from collab.core.registry import Registry
     from collab.core.status import Status
+    from collab.observe.audit import Audit
     from collab.policy.auth import Authenticator
     from collab.policy.sending import SendPolicy
     from collab.settings import Settings
@@ -46,6 +47,7 @@ def create_app(
     status: Status,
     ws_url: str,
     authenticator: Authenticator,
+    audit: Audit,
     send_policy: SendPolicy | None = None,
     *,
     events: EventsApi,
@@ -93,9 +95,20 @@ def create_app(
             g.claims = await authenticator.authenticate(token)
         except InvalidToken as error:
             raise Unauthenticated(str(error)) from None
+        audit.authenticated(
+            g.claims,
+            by="request",
+            address=request.remote_addr,
+            connection_id=None,
+            method=request.method,
+            path=request.path,
+        )
 
     @app.errorhandler(Refused)
     async def refused(error: Refused) -> Response:
+        # Not found is an answer like any other.
+        if error.status != 404:
+            audit.refused(request.remote_addr, error, method=request.method, path=request.path)
         headers = dict(error.headers)
         if error.retry_after_seconds is not None:
             headers["retry-after"] = str(error.retry_after_seconds)

@@ -88,6 +88,19 @@ def check_identity(
     )
 
 
+def claimed_in(query: str, *, path_user_id: str = "") -> str | None:
+    """Whom a request claims to be, in its path or else in its raw query string, unchecked; None: nobody.
+
+    What cannot be decoded shows as U+FFFD, and what is longer than an id may be is cut off behind it.
+    """
+    if path_user_id:
+        claimed = unquote(path_user_id, errors="replace")
+    else:
+        pairs = parse_qsl(query, keep_blank_values=True, errors="replace")
+        claimed = next((value for name, value in pairs if name == "user_id"), "")
+    return claimed[: MAX_USER_ID_CHARACTERS + 1] or None
+
+
 def token_in_query(query: str) -> str:
     """The `token` parameter of a raw query string; empty where there is none.
 

@@ -96,6 +96,11 @@ def test_the_defaults_are_those_of_the_protocol():
         "tls.client_ca_file": None,
         "tls.client_auth": "required",
         "admin.token": "",
+        "audit.file": None,
+        "audit.routes": True,
+        "audit.on_full": "continue",
+        "audit.max_bytes": 100 * 1024 * 1024,
+        "audit.backups": 10,
     }
 
 

@@ -13,6 +13,7 @@ from collab.wire.identity import (
     Identity,
     check_identity,
     check_user_id,
+    claimed_in,
     identity_from_query,
 )
 
@@ -281,3 +282,22 @@ def test_whatever_is_accepted_keeps_the_rules(user_id: str, rest: str, display_n
         assert 1 <= len(identity.user_id) <= 128
         assert 1 <= len(identity.display_name) <= 128
         assert not set(identity.user_id + identity.display_name + identity.backend_url) & set("\r\n\0\x7f")
+
+
+@pytest.mark.parametrize(
+    ("query", "path", "claimed"),
+    [
+        ("user_id=ada&backend_url=x", "", "ada"),
+        ("user_id=ada&user_id=eve", "", "ada"),
+        ("user_id=ada", "eve", "eve"),
+        ("", "a%20b", "a b"),
+        ("", "%ff%0a", "\ufffd\n"),
+        ("user_id=%ff", "", "\ufffd"),
+        ("user_id=" + "x" * 200, "", "x" * 129),
+        ("user_id=", "", None),
+        ("%", "", None),
+        ("", "", None),
+    ],
+)
+def test_whom_a_request_claims_to_be_is_read_whatever_else_is_wrong_with_it(query, path, claimed):
+    assert claimed_in(query, path_user_id=path) == claimed
