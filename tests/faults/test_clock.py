@@ -30,6 +30,13 @@ WALL_CLOCK = {
         "time.time",
     ): "a token's end is a time of the wall clock, once, as it comes in",
     ("cli/token.py", "create", "time.time"): "the times in a token",
+    ("observe/audit.py", "_time", "time.time_ns"): "the time of an audit line",
+    ("observe/audit_writer.py", "_now", "time.time_ns"): "the time of a line about dropped ones",
+    (
+        "web/events.py",
+        "_sender",
+        "datetime.now",
+    ): "what every connection has; of this one it is shown nowhere",
     ("core/membership.py", "_announce_shutdown_to", "datetime.now"): "the timestamp of service_shutdown",
 }
 
