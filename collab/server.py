@@ -182,7 +182,9 @@ class Service:
             self._authenticator,
             self._audit,
             self._send_policy,
-            events=EventsApi(self.settings, self._router, self._outbox, self.status, self._acceptor.rules),
+            events=EventsApi(
+                self.settings, self._router, self._outbox, self.status, self._acceptor.rules, self._audit
+            ),
             admin=AdminApi(self.settings, self.registry, self._outbox, self._audit),
         )
         sweeper = Sweeper(self.settings, self._acceptor, self._router)

@@ -87,9 +87,7 @@ class Ledger:
     def receive(self, life: Life, number: int, message: dict[str, Any]) -> SentEvent:
         """A `collab_event` came; `number` is what its `data` says."""
         event, data = self.events[number], message["data"]
-        assert data["from_user"] == event.life.user_id, (
-            f"I6: {data['from_user']} was said to have sent {number}"
-        )
+        self.check_i6_identity(event, data["from_user"])
         assert data["to_users"] == event.to_users
         event.received_by.append(life)
         life.received.append(event)

@@ -152,8 +152,13 @@ class Router:
         for connection in list(self._stalled):
             mailbox = connection.mailbox
             if mailbox.overrun or mailbox.waiting_since <= longest_since:
-                connection.end(_TOO_SLOW)
-                most -= 1
+                if connection.close is None:
+                    connection.end(_TOO_SLOW)
+                    most -= 1
+                else:
+                    # It is leaving for another reason. What its goodbye has queued may still go out; what
+                    # waits behind that is lost, and no ack waits for it any longer.
+                    mailbox.close(discard=False)
             if mailbox.closed or not mailbox.has_waiting:
                 self._stalled.discard(connection)
             if not most:

@@ -13,6 +13,7 @@ from collab.edge.goodbye import Goodbye
 from collab.edge.pump import Pumped
 from collab.errors import InvalidToken, MessageError, RateLimited, RefreshRefused, Refused, UnknownEvent
 from collab.observe.log import get_logger
+from collab.policy.rate import Meter, Rate
 from collab.wire.close import Close, CloseCode
 from collab.wire.frames import PING_FRAME
 from collab.wire.messages import Pong, Refreshed, RefreshRequest, RouteRequest
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from collab.edge.tap import Tap
     from collab.observe.audit import Audit
     from collab.policy.auth import Authenticator
-    from collab.policy.rate import Meter
     from collab.policy.validation import EventRules
     from collab.settings import TimeoutSettings
 
@@ -35,6 +35,7 @@ _INTERNAL = Close(CloseCode.INTERNAL_ERROR, "Internal error")
 _TOOK_NOTHING = Close(CloseCode.SLOW_CONSUMER, "Slow consumer: nothing was read for the write timeout")
 _TOO_MANY_ERRORS = Close(CloseCode.POLICY, "Too many messages with errors")
 _TOKEN_EXPIRED = Close(CloseCode.TOKEN_EXPIRED, "The token has expired")
+_REFRESHES = Rate(per_second=1, burst=10)
 _NO_PONG = Close(CloseCode.NO_PONG, "No answer to the keepalive ping")
 
 
@@ -58,6 +59,7 @@ class Life:
         "_outbox",
         "_pinged_at",
         "_pump",
+        "_refreshes",
         "_router",
         "_rules",
         "_tap",
@@ -94,6 +96,7 @@ class Life:
         self._authenticator = authenticator
         self._audit = audit
         self._is_refreshing = False
+        self._refreshes: Meter | None = None
         self._errors = errors
         self._timeouts = timeouts
         self._live = trio.CancelScope()
@@ -268,6 +271,11 @@ class Life:
             raise UnknownEvent(
                 "event: refresh is for services with authentication", reply_id=request.reply_id
             )
+        # Each costs the check of a signature, and a line of the audit.
+        if self._refreshes is None:
+            self._refreshes = Meter(_REFRESHES)
+        if self._refreshes.spend(1, trio.current_time()):
+            raise RefreshRefused("too many: one a second will do", reply_id=request.reply_id)
         if self._is_refreshing:
             raise RefreshRefused(
                 "data.token: an earlier refresh is still under way", reply_id=request.reply_id

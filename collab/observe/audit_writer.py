@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _log = get_logger("collab.audit")
 _encode_lines = msgspec.json.Encoder(enc_hook=str).encode_lines
 _LINGER_SECONDS: Final = 0.005
+_NO_PROGRESS_SECONDS: Final = 1.0
+_ROOM_SECONDS: Final = 0.001
 _RETRY_SECONDS: Final = 0.5
 _BLOCK_LINES: Final = 256
 _BLOCK_BYTES: Final = 64 * 1024
@@ -81,8 +83,9 @@ class AuditWriter(QueueWriter[_Wake]):
 
     - with `on_full` "continue" the lines are dropped. Once there is room, a line `drop` with the number of
       the last of them says how many they were, so that every number is accounted for;
-    - with "stop" they are kept and tried again until the end, and `on_failure` is called, from the thread
-      or from `put`: the caller must stop soon.
+    - with "stop" they are kept and tried again until the end. `put` waits while too much is queued; where
+      nothing is written for a second, or a line cannot be, `on_failure` is called, from the thread or from
+      `put`: the caller must stop soon.
 
     Raises:
         CannotStart: the file cannot be opened.
@@ -153,7 +156,7 @@ class AuditWriter(QueueWriter[_Wake]):
                 self._overflow = _Dropped(number, since)
                 self._overflowed_lines += 1
                 return
-            self._fail("queue full")
+            self._wait_for_room()
         if self._overflow is not None:
             self._tell_overflow()
         self._told = number
@@ -162,6 +165,24 @@ class AuditWriter(QueueWriter[_Wake]):
         if not self._is_awake:
             self._is_awake = True
             self._queue.put(_Wake.LINES)
+
+    def _wait_for_room(self) -> None:
+        """With "stop": hold the whole service up until the thread has caught up.
+
+        That is backpressure: who sends faster than a disk takes must not be able to end the service. It
+        fails only where the thread gets nowhere.
+        """
+        taken, deadline = self._taken_weight, time.monotonic() + _NO_PROGRESS_SECONDS
+        self._hurry.set()
+        while self._put_weight - self._taken_weight > self._queue_weight // 2:
+            if self.has_failed:
+                return
+            if self._taken_weight != taken:
+                taken, deadline = self._taken_weight, time.monotonic() + _NO_PROGRESS_SECONDS
+            elif time.monotonic() > deadline:
+                self._fail("queue full")
+                return
+            time.sleep(_ROOM_SECONDS)
 
     def put_last(self, line: Line, number: int) -> None:
         """Queue a line however much is queued before it."""

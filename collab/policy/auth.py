@@ -11,6 +11,7 @@ import jwt
 
 from collab.errors import InvalidToken, Refused, SettingsError
 from collab.policy.keys import FixedKey, JwkSet, Keys, KeysUnavailable
+from collab.wire.identity import check_user_id
 
 if TYPE_CHECKING:
     from collab.settings import AuthSettings
@@ -144,6 +145,10 @@ def _claims(payload: dict[str, Any], leeway_seconds: float) -> Claims:
     user_id, expires_at = payload["sub"], payload["exp"]
     if not isinstance(user_id, str) or not user_id or not isinstance(expires_at, int | float):
         raise InvalidToken("the token is malformed")
+    try:
+        check_user_id(user_id)
+    except Refused:
+        raise InvalidToken("the token's sub can be no user's id") from None
     return Claims(
         user_id=user_id,
         # From here on the monotonic clock counts: one that is set back or forward ends nobody's token.

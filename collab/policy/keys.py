@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import time
 import urllib.request
 from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 from urllib.error import HTTPError
+from urllib.parse import urlsplit
 
 import attrs
 import jwt
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 KeyMaterial = bytes | rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
-ASYMMETRIC: Final = frozenset({"RS256", "ES256", "EdDSA"})
 _LEAST_RSA_BITS = 2048
 
 _FETCH_SECONDS: Final = 5.0
@@ -89,12 +90,8 @@ class FixedKey:
             raise SettingsError(f"auth.public_key_file: cannot read {path}: {error.strerror}") from None
         except (ValueError, UnsupportedAlgorithm):
             raise SettingsError(f"auth.public_key_file: {path} holds no public key in PEM") from None
-        if isinstance(key, rsa.RSAPublicKey) and key.key_size >= _LEAST_RSA_BITS:
-            return cls(Key(key, "RS256"))
-        if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
-            return cls(Key(key, "ES256"))
-        if isinstance(key, ed25519.Ed25519PublicKey):
-            return cls(Key(key, "EdDSA"))
+        if (found := _sound_key(key)) is not None:
+            return cls(found)
         raise SettingsError(
             f"auth.public_key_file: expected an RSA key of {_LEAST_RSA_BITS} bits or more, "
             "one on the curve P-256, or an Ed25519 key"
@@ -118,6 +115,10 @@ class JwkSet:
 
     def __init__(self, url: str, fetch: Callable[[str], bytes] | None = None) -> None:
         self._url = url
+        # What else is in the URL may be a secret.
+        self._host = urlsplit(url).hostname
+        # Its own, because a fetch that was given up holds its thread until the host lets go.
+        self._one_at_a_time = trio.CapacityLimiter(1)
         self._fetch = fetch or _fetch
         self._keys: dict[str | None, Key] | None = None
         self._wanted = trio.Event()
@@ -154,12 +155,25 @@ class JwkSet:
         try:
             with trio.fail_after(_FETCH_SECONDS):
                 # Off the loop: names are looked up and bytes awaited in a thread.
-                body = await trio.to_thread.run_sync(self._fetch, self._url, abandon_on_cancel=True)
+                body = await trio.to_thread.run_sync(
+                    self._fetch, self._url, abandon_on_cancel=True, limiter=self._one_at_a_time
+                )
             self._keys = _keys_of(body)
         except trio.TooSlowError:
-            _log.warning("Keys not fetched", url=self._url, reason="no answer in time")
+            _log.warning("Keys not fetched", host=self._host, reason="no answer in time")
         except (OSError, HTTPException, ValueError, jwt.PyJWTError, RecursionError) as error:
-            _log.warning("Keys not fetched", url=self._url, reason=f"{type(error).__name__}: {error}")
+            _log.warning("Keys not fetched", host=self._host, reason=f"{type(error).__name__}: {error}")
+
+
+def _sound_key(key: object) -> Key | None:
+    """The key with the one algorithm that it is for; None where it is too weak, or of another kind."""
+    if isinstance(key, rsa.RSAPublicKey) and key.key_size >= _LEAST_RSA_BITS:
+        return Key(key, "RS256")
+    if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
+        return Key(key, "ES256")
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        return Key(key, "EdDSA")
+    return None
 
 
 def _keys_of(body: bytes) -> dict[str | None, Key]:
@@ -182,8 +196,9 @@ def _keys_of(body: bytes) -> dict[str | None, Key]:
             jwk = jwt.PyJWK(entry)
         except (jwt.PyJWTError, ValueError, TypeError, KeyError):
             continue
-        if jwk.algorithm_name in ASYMMETRIC and (key_id is None or isinstance(key_id, str)):
-            found[key_id] = Key(jwk.key, jwk.algorithm_name)
+        key = _sound_key(jwk.key)
+        if key is not None and key.algorithm == jwk.algorithm_name and isinstance(key_id, str | None):
+            found[key_id] = key
     if not found:
         raise ValueError("the JWK Set holds no key that is taken")
     if len(found) == 1:
@@ -204,7 +219,13 @@ _opener = urllib.request.build_opener(_NoRedirect)
 def _fetch(url: str) -> bytes:
     try:
         with _opener.open(url, timeout=_FETCH_SECONDS) as response:
-            body: bytes = response.read(_MOST_BYTES + 1)
+            deadline = time.monotonic() + _FETCH_SECONDS
+            body = b""
+            # In pieces: the timeout is one of each read, and a host that drips would never meet it.
+            while (piece := response.read1(_MOST_BYTES)) and len(body) <= _MOST_BYTES:
+                body += piece
+                if time.monotonic() > deadline:
+                    raise ValueError("the JWK Set does not come in time")
     except HTTPError as error:
         with error:
             raise ValueError(f"the answer was {error.code}") from None

@@ -79,7 +79,7 @@ def service_url() -> Check:
 def fetched_url() -> Check:
     """Allow None, and absolute http or https URLs."""
     return Check(
-        "an http or https URL without a fragment",
+        "an http or https URL without a fragment and without credentials",
         lambda value: value is None or (isinstance(value, str) and _is_fetched_url(value)),
     )
 
@@ -142,7 +142,12 @@ def _is_fetched_url(text: str) -> bool:
     except ValueError:
         return False
     is_plain = text.isascii() and text.isprintable() and " " not in text
-    return is_plain and url.scheme in ("http", "https") and bool(url.hostname) and not url.fragment
+    return (
+        is_plain
+        and url.scheme in ("http", "https")
+        and bool(url.hostname)
+        and not (url.fragment or "@" in url.netloc)
+    )
 
 
 def _is_origin(text: object) -> bool:

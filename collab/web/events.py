@@ -14,7 +14,7 @@ from quart import Response, g, request
 from collab.core.connection import Connection
 from collab.core.mailbox import Mailbox
 from collab.core.router import Batch
-from collab.errors import Draining, Refused
+from collab.errors import Draining, RateLimited, Refused
 from collab.policy.origins import OriginPolicy
 from collab.wire.answer import ANSWER
 from collab.wire.codec import decode_event_text
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collab.core.outbox import Outbox
     from collab.core.router import Router
     from collab.core.status import Status
+    from collab.observe.audit import Audit
     from collab.policy.auth import Claims
     from collab.policy.validation import EventRules
     from collab.settings import Settings
@@ -47,8 +48,15 @@ class EventsApi:
     """
 
     def __init__(
-        self, settings: Settings, router: Router, outbox: Outbox, status: Status, rules: EventRules
+        self,
+        settings: Settings,
+        router: Router,
+        outbox: Outbox,
+        status: Status,
+        rules: EventRules,
+        audit: Audit,
     ) -> None:
+        self._audit = audit
         self._router = router
         self._outbox = outbox
         self._status = status
@@ -71,8 +79,12 @@ class EventsApi:
         check_user_id(user_id)
         with self._place(user_id):
             route = RouteRequest(event)
-            self._rules.check(route, user_id)
             sender = self._sender(user_id, None if claims is None else claims.peers)
+            try:
+                self._rules.check(route, user_id)
+            except RateLimited as error:
+                self._audit.limited(sender, "limits.events_per_second", error.retry_after_ms)
+                raise
             return Response(await self._acknowledged(sender, route), 200, content_type="application/json")
 
     async def _acknowledged(self, sender: Connection, route: RouteRequest) -> bytes:

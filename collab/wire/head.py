@@ -63,10 +63,12 @@ class Head:
         return attrs.evolve(self, headers=tuple(kept.items()))
 
     def with_body_length(self, size_bytes: int) -> Head:
-        """The head of the same request with a body of this size, whatever said its length before."""
-        kept = [
-            pair for pair in self.headers if pair[0] not in ("content-length", "transfer-encoding", "trailer")
-        ]
+        """The head of the same request with a body of this size, whatever said its length before.
+
+        What is between the client and us alone is left out (RFC 9110 section 7.6.1): above all no upgrade,
+        which a second parser might find where we found none.
+        """
+        kept = [pair for pair in self.headers if pair[0] not in _LENGTH_FIELDS and pair[0] not in _HOP_FIELDS]
         if size_bytes or self.method not in _BODILESS_METHODS:
             kept.append(("content-length", str(size_bytes)))
         return attrs.evolve(self, headers=tuple(kept))
@@ -80,6 +82,10 @@ class Head:
         lines = [f"{self.method} {target} HTTP/{self.version}"]
         lines += [f"{name}: {value}" for name, value in self.headers if name != "expect"]
         return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+_LENGTH_FIELDS = frozenset({"content-length", "transfer-encoding", "trailer"})
+_HOP_FIELDS = frozenset({"connection", "upgrade", "http2-settings", "keep-alive", "te", "proxy-connection"})
 
 
 class HeadReader:

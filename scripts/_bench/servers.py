@@ -101,13 +101,6 @@ PRODUCTION = (
         environ={**_GUARDED, "COLLAB_AUDIT__ROUTES": "true"},
         load=_WITH_TOKENS,
     ),
-    attrs.evolve(
-        SERVERS[0],
-        name="validated",
-        title="the same, payloads validated, no audit of events",
-        environ={**_GUARDED, "COLLAB_EVENTS__VALIDATION": "known"},
-        load=_WITH_TOKENS,
-    ),
 )
 """trio-collab by its defaults, and as it runs in production, without TLS."""
 

@@ -23,7 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from collab.core.connection import Connection
 from collab.core.router import Batch
-from collab.wire.close import CloseCode
+from collab.wire.close import Close, CloseCode
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -377,6 +377,29 @@ async def test_many_slow_consumers_can_be_ended_a_few_at_a_time(
         ended.append(sum(slow.close is not None for slow in crowd))
     assert ended == [2, 4]
     assert all(slow.close is not None for slow in crowd)
+
+
+@pytest.mark.trio
+async def test_those_who_are_leaving_already_neither_hold_up_acks_nor_shield_a_slow_consumer(
+    core: Core, mock_clock: trio.testing.MockClock
+) -> None:
+    ada = core.register("ada")
+    leaving = [core.register(f"leaving{number}", max_messages=1) for number in range(20)]
+    slow = core.register("slow", max_messages=1)
+    for consumer in (*leaving, slow):
+        fill(consumer)
+    await core.route(ada, ("1", [consumer.user_id for consumer in (*leaving, slow)]))
+    for consumer in leaving:
+        # Its goodbye is under way: it is not ended a second time.
+        consumer.close = Close(CloseCode.REPLACED, "replaced")
+    mock_clock.jump(2)
+    core.router.evict_slow_consumers(1)
+    core.router.evict_slow_consumers(1)
+    assert slow.close is not None
+    assert slow.close.code == CloseCode.SLOW_CONSUMER
+    ((number, delivered, total, undelivered),) = await acks_of(ada)
+    assert (number, delivered, total) == ("1", 0, 21)
+    assert set(undelivered) == {consumer.user_id for consumer in (*leaving, slow)}
 
 
 @pytest.mark.trio

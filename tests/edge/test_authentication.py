@@ -8,7 +8,7 @@ import time
 import attrs
 import pytest
 import trio
-from peers import ADA, UPGRADE, ask, text, upgrade
+from peers import ADA, UPGRADE, ask, text, until_end, upgrade
 from tokens import OTHER_SECRET, SECRET, token
 
 from collab.settings import AuthSettings, Duration, HttpSettings, LimitSettings, Settings
@@ -52,8 +52,8 @@ async def test_the_user_need_not_be_said_again(open_anyhow):
         (ADA + f"&token={token('eve')}", {}, (403, "forbidden")),
         (ADA + f"&token={token('ada')}", bearing(token("ada")), (400, "invalid_parameter")),
         (ADA + "&token=a&token=b", {}, (400, "invalid_parameter")),
-        ("/?backend_url=http://x", bearing(token("x" * 129)), (400, "invalid_parameter")),
-        ("/?backend_url=http://x", bearing(token("e\u202eve")), (400, "invalid_parameter")),
+        ("/?backend_url=http://x", bearing(token("x" * 129)), (401, "unauthenticated")),
+        ("/?backend_url=http://x", bearing(token("e\u202eve")), (401, "unauthenticated")),
     ],
 )
 async def test_whoever_is_not_who_they_say_is_refused(target, headers, refusal):
@@ -215,3 +215,21 @@ async def test_no_token_is_ever_told_or_logged(caplog, capsys, open_over_sockets
         for part in each.split("."):
             if len(part) > 10 and part != sound.split(".")[0]:
                 assert part not in everything
+
+
+@pytest.mark.trio
+async def test_refreshes_without_end_are_refused_and_end_the_connection(autojump_clock):
+    async with open_service(SETTINGS, in_memory=True) as local:
+        ada = await local.connect("ada", headers=bearing(token("ada")))
+        for _ in range(10):
+            await ada.send("refresh", {"token": token("ada")})
+            assert (await ada.receive())["event"] == "refreshed"
+        await ada.send("refresh", {"token": token("ada")})
+        assert (await ada.receive("error"))["data"]["code"] == "unauthenticated"
+        await trio.sleep(1)
+        await ada.send("refresh", {"token": token("ada")})
+        assert (await ada.receive())["event"] == "refreshed"
+        for _ in range(300):
+            await ada.send("refresh", {"token": token("ada")})
+        _, end = await until_end(ada)
+        assert end[0] == 1008

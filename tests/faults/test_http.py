@@ -321,3 +321,22 @@ async def test_no_descriptor_left_delays_newcomers_and_ends_nothing():
         async with stream:
             await stream.send_all(head("GET", "/health"))
             assert (await read_answer(stream)).status == 200
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("upgrade", [b"websocket", b"h2c"])
+@pytest.mark.parametrize("blank", [b"\xa0", b"\x85"])
+async def test_an_upgrade_that_only_another_parser_would_find_is_none(upgrade, blank):
+    raw = (
+        b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nsec-websocket-version: 13\r\n"
+        b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+        b"upgrade: %b%b\r\n\r\n"
+    )
+    async with open_service() as local, unharmed(local):
+        for _ in range(20):
+            stream, _ = await local.open_stream()
+            await stream.send_all(raw % (upgrade, blank))
+            answer = await read_to_end(stream)
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            assert answer.count(b"HTTP/1.1") == 1
+            await stream.aclose()

@@ -262,7 +262,16 @@ def test_with_stop_a_full_disk_is_told_once_and_every_line_is_kept(path: Path) -
     assert audit.writer.unwritten == audit.writer.dropped == 0
 
 
-def test_with_stop_a_full_queue_is_told_and_nothing_is_dropped(path: Path) -> None:
+def test_with_stop_a_sender_that_is_too_fast_is_held_up_and_ends_nothing(path: Path) -> None:
+    with running(path, STOP, queue_weight=4) as audit:
+        for number in range(3000):
+            audit.queue(f"event-{number}")
+        assert audit.failures == []
+    assert len(audit.told()) == 3000
+    assert audit.writer.dropped == 0
+
+
+def test_with_stop_a_queue_that_stays_full_is_told_and_nothing_is_dropped(path: Path) -> None:
     with running(path, STOP, queue_weight=0) as audit:
         audit.block()
         assert audit.failures == []

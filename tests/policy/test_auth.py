@@ -79,6 +79,8 @@ BAD = {
     "no subject": (token(sub=None), "no sub"),
     "subject is a number": (token(sub=7), "malformed"),
     "subject is empty": (token(sub=""), "malformed"),
+    "subject can be no user's": (token(sub="a\n\x1b[31m"), "sub can be no user"),
+    "subject is too long": (token(sub="x" * 129), "sub can be no user"),
     "wrong key": (token(key=OTHER_SECRET), "signature"),
     "truncated": (token()[:-10], "malformed"),
     "signature cut": (token()[:-11], "signature"),

@@ -8,10 +8,12 @@ from contextlib import asynccontextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import attrs
+import jwt
 import pytest
 import tokens
 import trio
 import trio.testing
+from cryptography.hazmat.primitives.asymmetric import rsa
 from tokens import private_key, token
 
 from collab.errors import InvalidToken, Refused
@@ -178,6 +180,40 @@ async def test_symmetric_keys_and_keys_for_encryption_are_passed_over(clock):
         for key_id in ("s", "e"):
             with pytest.raises(InvalidToken):
                 await keys.find(key_id)
+
+
+@pytest.mark.trio
+async def test_a_key_that_is_too_weak_is_passed_over(clock):
+    weak = rsa.generate_private_key(public_exponent=65537, key_size=1024).public_key()
+    listed = {**json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(weak)), "kid": "weak"}
+    async with running(Issuer(jwks(listed, tokens.jwk("RS256", "a")))) as keys:
+        await keys.find("a")
+        with pytest.raises(InvalidToken):
+            await keys.find("weak")
+
+
+@pytest.mark.trio
+async def test_a_fetch_that_was_given_up_and_still_runs_is_the_only_one(clock):
+    release = threading.Event()
+    fetches = 0
+
+    def stall(_: str) -> bytes:
+        nonlocal fetches
+        fetches += 1
+        release.wait(20)
+        raise OSError("at last")
+
+    keys = JwkSet(URL, stall)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(keys.run)
+            for _ in range(10):
+                await settle()
+                clock.jump(200)
+            assert fetches == 1
+            nursery.cancel_scope.cancel()
+    finally:
+        release.set()
 
 
 @pytest.mark.trio

@@ -105,7 +105,7 @@ async def test_with_authentication_the_sender_is_the_tokens_user():
             assert answer.refusal == (403, "from_user_mismatch")
         assert (await post(local, event(["bob"]))).refusal == (401, "unauthenticated")
         odd = await post(local, event(["bob"], from_user=None), bearing("e\u202ev"))
-        assert odd.refusal == (400, "invalid_parameter")
+        assert odd.refusal == (401, "unauthenticated")
         assert await bob.echoes()
 
 
