@@ -70,6 +70,7 @@ def test_the_inputs_are_of_every_kind():
     refused = {outcome.refusal[0] for outcome in outcomes if outcome.refusal is not None}
     assert refused == {400, 431, 501, 505}
     replies = {sockets.reply("ada", texts.text(dice("json", 7, index))) for index in range(3_000)}
-    assert replies == {"pong", "event_ack", *texts.ERROR_CODES}
+    # Those two are of services with rates and with authentication.
+    assert replies == {"pong", "event_ack", *texts.ERROR_CODES} - {"rate_limited", "unauthenticated"}
     resets = sum(sockets.make(7, index).resets for index in range(1_000))
     assert 400 < resets < 600
