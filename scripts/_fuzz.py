@@ -15,8 +15,8 @@ import trio
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "tests"), str(Path(__file__).parents[1])]
 
-from fuzz import frames, heads, sockets, texts  # noqa: E402  # the path comes first
-from fuzz.draw import Found, run_each  # noqa: E402
+from fuzz import frames, heads, sockets, texts  # noqa: E402 - the path had to be set first
+from fuzz.draw import Found, run_each  # noqa: E402 - likewise
 
 RUNS = {area.AREA: area.run for area in (frames, heads, texts)}
 AREAS = [*RUNS, sockets.AREA]

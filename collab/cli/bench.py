@@ -86,7 +86,7 @@ def bench(as_json: bool, **given: object) -> int:
     """
     try:
         # click has converted each value to the type of its field.
-        options = Options(**given)  # type: ignore[arg-type]
+        options = Options(**given)  # type: ignore[arg-type] # mypy knows no types of keywords
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     report = _run(options)

@@ -35,7 +35,7 @@ class Disk:
         self.gate.set()
         self.waiting = threading.Event()
         self._write_some = writer._file.write_some
-        writer._file.write_some = self.write_some  # type: ignore[method-assign]
+        writer._file.write_some = self.write_some  # type: ignore[method-assign] # the disk is what is faked
 
     def write_some(self, data: memoryview) -> int:
         self.waiting.set()
