@@ -15,6 +15,7 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_st
 
 from collab.core.connection import Connection
 from collab.core.mailbox import Mailbox
+from collab.edge.intake import Intake, Rules
 from collab.edge.life import Life
 from collab.edge.tap import Tap
 from collab.errors import Draining, InvalidToken, Refused, Unauthenticated
@@ -91,7 +92,12 @@ class Acceptor:
         connects = Rate.with_seconds_at_once(settings.limits.connects_per_second, _SECONDS_AT_ONCE)
         self._connects_by_user, self._connects_by_address = Meters(connects), Meters(connects)
         self._controls = Rate.with_seconds_at_once(settings.limits.control_frames, _SECONDS_AT_ONCE)
-        self._errors = Rate.with_seconds_at_once(settings.limits.errors, _SECONDS_AT_ONCE)
+        self._intake_rules = Rules(
+            events=self.rules,
+            authenticator=authenticator,
+            audit=audit,
+            errors=Rate.with_seconds_at_once(settings.limits.errors, _SECONDS_AT_ONCE),
+        )
         self._ids = itertools.count(1)
         self._lives: set[Life] = set()
         self._gone_by: float | None = None
@@ -223,17 +229,14 @@ class Acceptor:
             peers=arrival.peers,
         )
         return Life(
-            connection,
+            Intake(connection, self._intake_rules),
             arrival.tap,
             websocket,
             membership=self._membership,
             router=self._router,
             outbox=self._outbox,
             pump=self._pump,
-            rules=self.rules,
-            authenticator=self._authenticator,
             audit=self._audit,
-            errors=Meter(self._errors),
             timeouts=settings.timeouts,
         )
 

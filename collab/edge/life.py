@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import trio
@@ -11,31 +10,21 @@ from trio_websocket import ConnectionClosed, WebSocketConnection
 from collab.core.router import Batch, Router
 from collab.edge.goodbye import Goodbye
 from collab.edge.pump import Pumped
-from collab.errors import InvalidToken, MessageError, RateLimited, RefreshRefused, Refused, UnknownEvent
-from collab.observe.log import get_logger
-from collab.policy.rate import Meter, Rate
 from collab.wire.close import Close, CloseCode
 from collab.wire.frames import PING_FRAME
-from collab.wire.messages import Pong, Refreshed, RefreshRequest, RouteRequest
 
 if TYPE_CHECKING:
-    from collab.core.connection import Connection
     from collab.core.membership import Membership
     from collab.core.outbox import Outbox
+    from collab.edge.intake import Intake
     from collab.edge.pump import Pump
     from collab.edge.tap import Tap
     from collab.observe.audit import Audit
-    from collab.policy.auth import Authenticator
-    from collab.policy.validation import EventRules
     from collab.settings import TimeoutSettings
 
-_log = get_logger()
 _BINARY = Close(CloseCode.BINARY_MESSAGE, "Messages are text frames")
-_INTERNAL = Close(CloseCode.INTERNAL_ERROR, "Internal error")
 _TOOK_NOTHING = Close(CloseCode.SLOW_CONSUMER, "Slow consumer: nothing was read for the write timeout")
-_TOO_MANY_ERRORS = Close(CloseCode.POLICY, "Too many messages with errors")
 _TOKEN_EXPIRED = Close(CloseCode.TOKEN_EXPIRED, "The token has expired")
-_REFRESHES = Rate(per_second=1, burst=10)
 _NO_PONG = Close(CloseCode.NO_PONG, "No answer to the keepalive ping")
 
 
@@ -49,19 +38,14 @@ class Life:
 
     __slots__ = (
         "_audit",
-        "_authenticator",
-        "_errors",
         "_goodbye",
-        "_is_refreshing",
+        "_intake",
         "_live",
         "_membership",
-        "_nursery",
         "_outbox",
         "_pinged_at",
         "_pump",
-        "_refreshes",
         "_router",
-        "_rules",
         "_tap",
         "_timeouts",
         "_websocket",
@@ -71,7 +55,7 @@ class Life:
 
     def __init__(
         self,
-        connection: Connection,
+        intake: Intake,
         tap: Tap,
         websocket: WebSocketConnection,
         *,
@@ -79,30 +63,20 @@ class Life:
         router: Router,
         outbox: Outbox,
         pump: Pump | None,
-        rules: EventRules,
-        authenticator: Authenticator,
         audit: Audit,
-        errors: Meter,
         timeouts: TimeoutSettings,
     ) -> None:
-        self.connection = connection
+        self.connection = connection = intake.connection
+        self._intake = intake
         self._tap = tap
         self._websocket = websocket
         self._membership = membership
         self._router = router
         self._outbox = outbox
         self._pump = pump
-        self._rules = rules
-        self._authenticator = authenticator
         self._audit = audit
-        self._is_refreshing = False
-        self._refreshes: Meter | None = None
-        self._errors = errors
         self._timeouts = timeouts
         self._live = trio.CancelScope()
-        # Kept to spawn from, because the writer starts when some other task's put finds the socket full;
-        # set while `run` is inside the nursery and never after.
-        self._nursery: trio.Nursery | None = None
         self._written: trio.Event | None = None
         self._pinged_at: float | None = None
         self._goodbye = Goodbye(connection, tap, close_seconds=timeouts.close)
@@ -117,7 +91,9 @@ class Life:
         connection, tap = self.connection, self._tap
         connection.on_end = self._begin_end
         connection.mailbox.on_queued = self._start_writer
-        self._nursery = nursery
+        # Kept to spawn from, because the writer starts when some other task's put finds the socket full;
+        # set while this is inside the nursery and never after.
+        self._intake.nursery = nursery
         pumped = None
         try:
             try:
@@ -131,7 +107,9 @@ class Life:
                     connection.mailbox.write_through(tap.write_now)
                 self._membership.join(connection)
                 if self._pump is not None and tap.descriptor >= 0:
-                    pumped = Pumped(self._pump, connection, tap, take=self._take, on_violation=connection.end)
+                    pumped = Pumped(
+                        self._pump, connection, tap, take=self._intake.take, on_violation=connection.end
+                    )
                     await self._pump_from_now(pumped)
                 with self._live:
                     await self._hand_on_odd_messages()
@@ -141,7 +119,7 @@ class Life:
             await self._goodbye.say(self._wait_written)
         finally:
             # Whoever finds this connection from here on must not start anything in its nursery.
-            self._nursery = None
+            self._intake.nursery = None
             if self._pump is not None and pumped is not None:
                 self._pump.remove(pumped)
             # What points back here goes, so that nothing waits for the garbage collector.
@@ -184,6 +162,9 @@ class Life:
         self._audit.evicted(self.connection, int(close.code), close.reason)
         self.stop_reading()
         self._membership.leave(self.connection)
+        if close.code == CloseCode.POLICY:
+            # What comes is a flood: nothing is looked at any more.
+            self._tap.scanner.give_up()
         if close.code == CloseCode.SLOW_CONSUMER:
             self.connection.mailbox.close(discard=True)
         self._live.cancel()
@@ -227,89 +208,15 @@ class Life:
     async def _deliver(self, texts: list[bytes]) -> None:
         """Answer or route the messages of one read, in order."""
         with self._outbox:
-            requests = self._take(texts)
+            requests = self._intake.take(texts)
         if requests:
             await self._router.submit([Batch(self.connection, requests)])
 
-    def _take(self, texts: list[bytes]) -> list[RouteRequest]:
-        """Answer what is answered here; give back what is to be routed."""
-        connection = self.connection
-        requests: list[RouteRequest] = []
-        try:
-            for text in texts:
-                try:
-                    message = connection.dialect.decode(text)
-                    if isinstance(message, RouteRequest):
-                        self._rules.check(message, connection.user_id)
-                        requests.append(message)
-                    elif isinstance(message, RefreshRequest):
-                        self._begin_refresh(message)
-                    else:
-                        connection.send(Pong(timestamp=_milliseconds_since_epoch()), message.reply_id)
-                except MessageError as error:
-                    self._answer_error(error)
-                    if connection.close is not None:
-                        break
-        except Exception:
-            # The boundary of this connection: a fault of ours in handling one peer ends that peer only.
-            _log.exception("Connection failed", user_id=connection.user_id)
-            connection.end(_INTERNAL)
-        return requests
-
-    def _answer_error(self, error: MessageError) -> None:
-        connection = self.connection
-        connection.mailbox.put_or_wait(connection.dialect.error_frame(error))
-        if isinstance(error, RateLimited):
-            self._audit.limited(connection, "limits.events_per_second", error.retry_after_ms)
-        if self._errors.spend(1, trio.current_time()):
-            self._tap.scanner.give_up()
-            connection.end(_TOO_MANY_ERRORS)
-
-    def _begin_refresh(self, request: RefreshRequest) -> None:
-        """Verify a new token beside everything else: its key may have to be fetched."""
-        if not self._authenticator.is_on:
-            raise UnknownEvent(
-                "event: refresh is for services with authentication", reply_id=request.reply_id
-            )
-        # Each costs the check of a signature, and a line of the audit.
-        if self._refreshes is None:
-            self._refreshes = Meter(_REFRESHES)
-        if self._refreshes.spend(1, trio.current_time()):
-            raise RefreshRefused("too many: one a second will do", reply_id=request.reply_id)
-        if self._is_refreshing:
-            raise RefreshRefused(
-                "data.token: an earlier refresh is still under way", reply_id=request.reply_id
-            )
-        if self._nursery is not None:
-            self._is_refreshing = True
-            self._nursery.start_soon(self._refresh, request)
-
-    async def _refresh(self, request: RefreshRequest) -> None:
-        connection = self.connection
-        try:
-            claims = await self._authenticator.authenticate(request.token)
-            if claims.user_id != connection.user_id:
-                raise InvalidToken("the token is another user's")
-        except (InvalidToken, Refused) as error:
-            self._audit.refresh_refused(connection, str(error))
-            self._answer_error(RefreshRefused(f"data.token: {error}", reply_id=request.reply_id))
-        else:
-            connection.expires_at = trio.current_time() + claims.seconds_left
-            connection.peers = claims.peers
-            self._audit.authenticated(
-                claims,
-                by="refresh",
-                address=connection.address,
-                connection_id=connection.connection_id,
-            )
-            connection.send(Refreshed(expires_at=claims.expires_at_text), request.reply_id)
-        finally:
-            self._is_refreshing = False
-
     def _start_writer(self) -> None:
-        if self._written is None and self._nursery is not None:
+        nursery = self._intake.nursery
+        if self._written is None and nursery is not None:
             self._written = trio.Event()
-            self._nursery.start_soon(self._write, self._written)
+            nursery.start_soon(self._write, self._written)
 
     async def _write(self, written: trio.Event) -> None:
         mailbox = self.connection.mailbox
@@ -335,7 +242,3 @@ class Life:
     async def _wait_written(self) -> None:
         if self._written is not None:
             await self._written.wait()
-
-
-def _milliseconds_since_epoch() -> int:
-    return time.time_ns() // 1_000_000

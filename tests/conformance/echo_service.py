@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from unittest.mock import patch
 
 from collab.core.connection import Connection
+from collab.edge.intake import Intake
 from collab.edge.life import Life
 from collab.settings import Duration, LimitSettings, Settings, Size, TimeoutSettings
 from collab.wire.frames import text_frame
@@ -43,7 +44,9 @@ SETTINGS = Settings(
 @contextmanager
 def echoing() -> Iterator[None]:
     """While it is open, every connection that is accepted gets back what it sends."""
-    with patch.multiple("collab.edge.acceptor", Life=_EchoLife, Connection=_EchoConnection):
+    with patch.multiple(
+        "collab.edge.acceptor", Life=_EchoLife, Intake=_EchoIntake, Connection=_EchoConnection
+    ):
         yield
 
 
@@ -52,25 +55,23 @@ class _EchoConnection(Connection):
         """Say nothing that was not said to us: neither `connected` nor `service_shutdown`."""
 
 
+class _EchoIntake(Intake):
+    __slots__ = ()
+
+    def take(self, texts: list[bytes]) -> list[object]:
+        for text in texts:
+            self.connection.mailbox.put_or_wait(text_frame(text))
+        return []
+
+
 class _EchoLife(Life):
     __slots__ = ()
 
     def __init__(
-        self,
-        connection: Connection,
-        tap: Tap,
-        websocket: WebSocketConnection,
-        *,
-        outbox: Outbox,
-        **parts: object,
+        self, intake: Intake, tap: Tap, websocket: WebSocketConnection, *, outbox: Outbox, **parts: object
     ) -> None:
-        texts = _TextsOf(websocket, connection, tap, outbox)
-        super().__init__(connection, tap, texts, outbox=outbox, **parts)
-
-    def _take(self, texts: list[bytes]) -> list[object]:
-        for text in texts:
-            self.connection.mailbox.put_or_wait(text_frame(text))
-        return []
+        texts = _TextsOf(websocket, intake.connection, tap, outbox)
+        super().__init__(intake, tap, texts, outbox=outbox, **parts)
 
 
 class _TextsOf:

@@ -23,7 +23,7 @@ KEEPALIVE_SECONDS = 25 + 20 + 5
 # Every place that asks for the wall clock, and why it may. Nothing else in the package does.
 WALL_CLOCK = {
     ("edge/acceptor.py", "_life", "datetime.now"): "connected_at, shown in /api/users/online",
-    ("edge/life.py", "_milliseconds_since_epoch", "time.time_ns"): "the timestamp of a pong",
+    ("edge/intake.py", "_milliseconds_since_epoch", "time.time_ns"): "the timestamp of a pong",
     (
         "policy/auth.py",
         "_claims",

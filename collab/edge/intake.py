@@ -1,0 +1,139 @@
+"""Owns what becomes of a client's messages: answered here, or handed on to be routed."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from collab.errors import InvalidToken, MessageError, RateLimited, RefreshRefused, Refused, UnknownEvent
+from collab.observe.audit import Audit
+from collab.observe.log import get_logger
+from collab.policy.auth import Authenticator
+from collab.policy.rate import Meter, Rate
+from collab.policy.validation import EventRules
+from collab.wire.close import Close, CloseCode
+from collab.wire.messages import Pong, Refreshed, RefreshRequest, RouteRequest
+
+if TYPE_CHECKING:
+    from collab.core.connection import Connection
+    from collab.wire.messages import ClientMessage
+
+_log = get_logger()
+_INTERNAL = Close(CloseCode.INTERNAL_ERROR, "Internal error")
+_TOO_MANY_ERRORS = Close(CloseCode.POLICY, "Too many messages with errors")
+_REFRESHES = Rate(per_second=1, burst=10)
+
+
+@attrs.frozen
+class Rules:
+    """What the messages of every connection are held against."""
+
+    events: EventRules
+    authenticator: Authenticator
+    audit: Audit
+    errors: Rate
+    """How many messages of a connection may get an error."""
+
+
+class Intake:
+    """Takes the messages of one connection, whatever carries it.
+
+    `nursery` is the connection's own, set by its owner for as long as something may be started in it.
+    """
+
+    __slots__ = ("_check", "_errors", "_is_refreshing", "_refreshes", "_rules", "connection", "nursery")
+
+    def __init__(self, connection: Connection, rules: Rules) -> None:
+        self.connection = connection
+        self.nursery: trio.Nursery | None = None
+        self._rules = rules
+        self._check = rules.events.check
+        self._errors = Meter(rules.errors)
+        self._is_refreshing = False
+        self._refreshes: Meter | None = None
+
+    def take(self, texts: list[bytes]) -> list[RouteRequest]:
+        """Answer what is answered here; give back what is to be routed."""
+        connection = self.connection
+        decode = connection.dialect.decode
+        requests: list[RouteRequest] = []
+        try:
+            for text in texts:
+                try:
+                    message = decode(text)
+                    if isinstance(message, RouteRequest):
+                        self._check(message, connection.user_id)
+                        requests.append(message)
+                    else:
+                        self._answer(message)
+                except MessageError as error:
+                    self._answer_error(error)
+                    if connection.close is not None:
+                        break
+        except Exception:
+            # The boundary of this connection: a fault of ours in handling one peer ends that peer only.
+            _log.exception("Connection failed", user_id=connection.user_id)
+            connection.end(_INTERNAL)
+        return requests
+
+    def _answer(self, message: ClientMessage) -> None:
+        if isinstance(message, RefreshRequest):
+            self._begin_refresh(message)
+        else:
+            self.connection.send(Pong(timestamp=_milliseconds_since_epoch()), message.reply_id)
+
+    def _answer_error(self, error: MessageError) -> None:
+        connection = self.connection
+        connection.mailbox.put_or_wait(connection.dialect.error_frame(error))
+        if isinstance(error, RateLimited):
+            self._rules.audit.limited(connection, "limits.events_per_second", error.retry_after_ms)
+        if self._errors.spend(1, trio.current_time()):
+            connection.end(_TOO_MANY_ERRORS)
+
+    def _begin_refresh(self, request: RefreshRequest) -> None:
+        """Verify a new token beside everything else: its key may have to be fetched."""
+        if not self._rules.authenticator.is_on:
+            raise UnknownEvent(
+                "event: refresh is for services with authentication", reply_id=request.reply_id
+            )
+        # Each costs the check of a signature, and a line of the audit.
+        if self._refreshes is None:
+            self._refreshes = Meter(_REFRESHES)
+        if self._refreshes.spend(1, trio.current_time()):
+            raise RefreshRefused("too many: one a second will do", reply_id=request.reply_id)
+        if self._is_refreshing:
+            raise RefreshRefused(
+                "data.token: an earlier refresh is still under way", reply_id=request.reply_id
+            )
+        if self.nursery is not None:
+            self._is_refreshing = True
+            self.nursery.start_soon(self._refresh, request)
+
+    async def _refresh(self, request: RefreshRequest) -> None:
+        connection = self.connection
+        try:
+            claims = await self._rules.authenticator.authenticate(request.token)
+            if claims.user_id != connection.user_id:
+                raise InvalidToken("the token is another user's")
+        except (InvalidToken, Refused) as error:
+            self._rules.audit.refresh_refused(connection, str(error))
+            self._answer_error(RefreshRefused(f"data.token: {error}", reply_id=request.reply_id))
+        else:
+            connection.expires_at = trio.current_time() + claims.seconds_left
+            connection.peers = claims.peers
+            self._rules.audit.authenticated(
+                claims,
+                by="refresh",
+                address=connection.address,
+                connection_id=connection.connection_id,
+            )
+            connection.send(Refreshed(expires_at=claims.expires_at_text), request.reply_id)
+        finally:
+            self._is_refreshing = False
+
+
+def _milliseconds_since_epoch() -> int:
+    return time.time_ns() // 1_000_000
