@@ -12,6 +12,8 @@ The tree::
     │   ├── Draining
     │   ├── Unauthenticated
     │   └── Forbidden
+    ├── EngineRefused          a request of Engine.IO that is answered with the protocol's own error
+    ├── InvalidPacket          a packet of Engine.IO or Socket.IO that nobody may send: the session ends
     └── MessageError           one message could not be handled: an `error` message
         ├── InvalidJson
         ├── InvalidMessage
@@ -111,6 +113,23 @@ class Forbidden(Refused):
 
     def __init__(self, reason: str) -> None:
         super().__init__(403, "forbidden", reason)
+
+
+class EngineRefused(CollabError):
+    """A request of Engine.IO that is answered with the protocol's own error.
+
+    `number` is its code (Engine.IO protocol 4), `status` the HTTP status.
+    """
+
+    def __init__(self, number: int, message: str, *, status: int = 400) -> None:
+        super().__init__(message)
+        self.number = number
+        self.message = message
+        self.status = status
+
+
+class InvalidPacket(CollabError):
+    """A packet of Engine.IO or Socket.IO that nobody may send. The session ends; the text says why."""
 
 
 class MessageError(CollabError):

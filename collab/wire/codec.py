@@ -13,7 +13,7 @@ from collab.errors import InvalidEvent, InvalidJson, InvalidMessage, MessageErro
 from collab.wire.messages import (
     ClientMessage,
     CollabEvent,
-    EventAck,
+    ErrorReply,
     PingRequest,
     RefreshRequest,
     RouteRequest,
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 MAX_ID_CHARACTERS = 64
 
-# What msgspec raises on a text that is not JSON; the last one is its complaint about UTF-8.
-_MALFORMED = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
+MALFORMED = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
+"""What msgspec raises on a text that is not JSON; the last one is its complaint about UTF-8."""
 
 _encode = msgspec.json.encode
 
@@ -65,7 +65,7 @@ def decode(text: bytes) -> ClientMessage:
     try:
         # Nearly every message is a sound event: one pass takes it whole.
         whole = _decode_event_envelope(text)
-    except _MALFORMED:
+    except MALFORMED:
         pass
     else:
         if whole.event == "collab_event":
@@ -76,18 +76,20 @@ def decode(text: bytes) -> ClientMessage:
     return _decode_step_by_step(text)
 
 
-def decode_event(data: bytes | Raw) -> CollabEvent:
+def decode_event(data: bytes | Raw, reply_id: bytes = b"") -> CollabEvent:
     """The data of a `collab_event`: what is to be routed.
 
     Raises:
         InvalidEvent: with the field at fault.
     """
+    if not bytes(data):
+        raise InvalidEvent("data: required", reply_id=reply_id)
     try:
         return _decode_event(data)
     except msgspec.ValidationError as error:
-        raise InvalidEvent(field_at_fault(error, "data")) from None
-    except _MALFORMED as error:
-        raise InvalidEvent(f"data: {_parse_fault(error)}") from None
+        raise InvalidEvent(field_at_fault(error, "data"), reply_id=reply_id) from None
+    except MALFORMED as error:
+        raise InvalidEvent(f"data: {parse_fault(error)}", reply_id=reply_id) from None
 
 
 def decode_event_text(text: bytes) -> CollabEvent:
@@ -103,46 +105,78 @@ def decode_event_text(text: bytes) -> CollabEvent:
         return _decode_event(text)
     except msgspec.ValidationError as error:
         raise InvalidEvent(field_at_fault(error, "data")) from None
-    except _MALFORMED as error:
-        raise InvalidJson(f"data: {_parse_fault(error)}") from None
+    except MALFORMED as error:
+        raise InvalidJson(f"data: {parse_fault(error)}") from None
 
 
-def encode_ack_data(event_type: str, recipients: int, undelivered: Sequence[str]) -> bytes:
-    """The data of an `event_ack` by itself."""
-    ack = EventAck(
-        event_type=event_type,
-        delivered_to=recipients - len(undelivered),
-        total_recipients=recipients,
-        undelivered=list(undelivered) or UNSET,
+def decode_refresh(data: Raw, reply_id: bytes) -> str:
+    """The token in the data of a `refresh`.
+
+    Raises:
+        MessageError: `InvalidMessage` or `InvalidJson`.
+    """
+    try:
+        return _decode_refresh(data if bytes(data) else b"{}").token
+    except msgspec.ValidationError as error:
+        raise InvalidMessage(field_at_fault(error, "data"), reply_id=reply_id) from None
+    except MALFORMED as error:
+        raise InvalidJson(parse_fault(error), reply_id=reply_id) from None
+
+
+def error_reply(error: MessageError) -> ErrorReply:
+    """The `error` that answers a message."""
+    return ErrorReply(
+        message=error.message,
+        error=error.detail,
+        code=error.code,
+        retry_after_ms=UNSET if error.retry_after_ms is None else error.retry_after_ms,
     )
-    return _encode(attrs.asdict(ack, recurse=False, filter=_is_set))
+
+
+def encode_data(message: ServerMessage) -> bytes:
+    """The data of a message of the service by itself."""
+    return _encode(attrs.asdict(message, recurse=False, filter=_is_set))
 
 
 def encode(message: ServerMessage, reply_id: bytes = b"") -> bytes:
     """The JSON text of a message of the service; `reply_id` is the id's JSON text (empty: none)."""
-    data = attrs.asdict(message, recurse=False, filter=_is_set)
-    return _envelope(message.event, _encode(data), reply_id)
+    return _envelope(message.event, encode_data(message), reply_id)
 
 
-def encode_ack(event_type: str, recipients: int, undelivered: Sequence[str], reply_id: bytes) -> bytes:
-    """What `encode` gives for an `EventAck`; written out, because there is one for every event."""
+def encode_ack_data(event_type: str, recipients: int, undelivered: Sequence[str]) -> bytes:
+    """What `encode_data` gives for an `EventAck`; written out, because there is one for every event."""
     data = b'{"event_type":%b,"delivered_to":%d,"total_recipients":%d' % (
         _encode(event_type),
         recipients - len(undelivered),
         recipients,
     )
     if undelivered:
-        data += b',"undelivered":' + _encode(undelivered)
+        return b'%b,"undelivered":%b}' % (data, _encode(undelivered))
+    return data + b"}"
+
+
+def encode_ack(event_type: str, recipients: int, undelivered: Sequence[str], reply_id: bytes) -> bytes:
+    """What `encode` gives for an `EventAck`."""
+    data = encode_ack_data(event_type, recipients, undelivered)
     if reply_id:
-        return b'{"event":"event_ack","id":%b,"data":%b}}' % (reply_id, data)
-    return b'{"event":"event_ack","data":%b}}' % data
+        return b'{"event":"event_ack","id":%b,"data":%b}' % (reply_id, data)
+    return b'{"event":"event_ack","data":%b}' % data
 
 
-def encode_event(event: CollabEvent, from_user: str) -> bytes:
-    """The JSON text that recipients get: the checked members anew, around the data as it was sent."""
+def encode_event(
+    event: CollabEvent,
+    from_user: str,
+    before: bytes = b'{"event":"collab_event","data":',
+    after: bytes = b"}",
+) -> bytes:
+    """The JSON text that recipients get: the checked members anew, around the data as it was sent.
+
+    `before` and `after` are what a dialect writes around the data of a message.
+    """
     return b"".join(
         (
-            b'{"event":"collab_event","data":{"type":',
+            before,
+            b'{"type":',
             _encode(event.type),
             b',"from_user":',
             _encode(from_user),
@@ -150,7 +184,8 @@ def encode_event(event: CollabEvent, from_user: str) -> bytes:
             _encode(event.to_users),
             b',"data":',
             event.data,
-            b"}}",
+            b"}",
+            after,
         )
     )
 
@@ -160,39 +195,18 @@ def _decode_step_by_step(text: bytes) -> ClientMessage:
         envelope = _decode_envelope(text)
     except msgspec.ValidationError as error:
         raise InvalidMessage(field_at_fault(error), reply_id=_salvaged_id(text)) from None
-    except _MALFORMED as error:
-        raise InvalidJson(_parse_fault(error)) from None
+    except MALFORMED as error:
+        raise InvalidJson(parse_fault(error)) from None
     reply_id = bytes(envelope.id)
     if reply_id:
         _check_id(reply_id)
     if envelope.event == "collab_event":
-        return RouteRequest(_event(envelope.data, reply_id), reply_id)
+        return RouteRequest(decode_event(envelope.data, reply_id), reply_id)
     if envelope.event == "ping":
         return PingRequest(reply_id)
     if envelope.event == "refresh":
-        return RefreshRequest(_token(envelope.data, reply_id), reply_id)
-    raise UnknownEvent(
-        f"event: {_shown(envelope.event)} is not an event that clients send", reply_id=reply_id
-    )
-
-
-def _event(data: Raw, reply_id: bytes) -> CollabEvent:
-    if not bytes(data):
-        raise InvalidEvent("data: required", reply_id=reply_id)
-    try:
-        return decode_event(data)
-    except MessageError as error:
-        error.reply_id = reply_id
-        raise
-
-
-def _token(data: Raw, reply_id: bytes) -> str:
-    try:
-        return _decode_refresh(data if bytes(data) else b"{}").token
-    except msgspec.ValidationError as error:
-        raise InvalidMessage(field_at_fault(error, "data"), reply_id=reply_id) from None
-    except _MALFORMED as error:
-        raise InvalidJson(_parse_fault(error), reply_id=reply_id) from None
+        return RefreshRequest(decode_refresh(envelope.data, reply_id), reply_id)
+    raise UnknownEvent(f"event: {shown(envelope.event)} is not an event that clients send", reply_id=reply_id)
 
 
 def _envelope(event: str, data: bytes, reply_id: bytes) -> bytes:
@@ -206,7 +220,7 @@ def _check_id(raw: bytes) -> None:
         return
     try:
         value = _decode_id(raw)
-    except _MALFORMED:
+    except MALFORMED:
         raise InvalidMessage("id: expected str or int") from None
     # The bound on an integer's digits keeps what we echo as small as a string's.
     characters = len(value) if isinstance(value, str) else len(raw)
@@ -220,7 +234,7 @@ def _salvaged_id(text: bytes) -> bytes:
         raw = bytes(_decode_object(text).get("id", Raw(b"")))
         if raw:
             _check_id(raw)
-    except (*_MALFORMED, MessageError):
+    except (*MALFORMED, MessageError):
         return b""
     return raw
 
@@ -244,7 +258,8 @@ def field_at_fault(error: msgspec.ValidationError, prefix: str = "", *, whole: s
     return f"{path.lstrip('.') or whole}: {fault[:1].lower()}{fault[1:]}"
 
 
-def _parse_fault(error: Exception) -> str:
+def parse_fault(error: Exception) -> str:
+    """msgspec's complaint about a text that is not JSON, in the protocol's words."""
     if isinstance(error, RecursionError):
         return "nested too deeply"
     if isinstance(error, UnicodeDecodeError):
@@ -253,7 +268,8 @@ def _parse_fault(error: Exception) -> str:
     return str(error).replace("truncated", "truncated, or an escape is half of a surrogate pair")
 
 
-def _shown(name: str) -> str:
+def shown(name: str) -> str:
+    """A name of the peer's, no longer than an answer should be."""
     return name[:64]
 
 

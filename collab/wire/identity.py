@@ -11,7 +11,7 @@ from collab.errors import Forbidden, Refused, Unauthenticated
 from collab.wire.text import has_control, has_control_or_bidi
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 MAX_USER_ID_CHARACTERS = 128
 MAX_BACKEND_URL_CHARACTERS = 2048
@@ -46,7 +46,47 @@ def identity_from_query(query: str, *, path_user_id: str = "", token_user_id: st
         in_path = _decoded(path_user_id, "user_id")
         if user_id and user_id != in_path:
             raise _invalid("user_id in the path and in the query differ")
-        user_id = in_path
+        parameters["user_id"] = in_path
+    return _identity(parameters, token_user_id)
+
+
+def identity_from_auth(query: str, auth: Mapping[str, object], *, token_user_id: str = "") -> Identity:
+    """The identity in a raw query string and in the `auth` of a Socket.IO client, whose values win.
+
+    An empty value counts as absent, and so does null. The user of the token, where there is one, need not
+    be given again, and nobody else can be.
+
+    Raises:
+        Refused: as `identity_from_query`; also where a value of `auth` is no string, and where both name
+            a user and differ.
+    """
+    parameters = _parameters(query)
+    said = {name: _said(auth, name) for name in ("user_id", "backend_url", "display_name", "presence")}
+    if said["user_id"] and parameters.get("user_id") and said["user_id"] != parameters["user_id"]:
+        raise _invalid("user_id in auth and in the query differ")
+    return _identity(parameters | {name: value for name, value in said.items() if value}, token_user_id)
+
+
+def token_from_auth(auth: Mapping[str, object], fields: Sequence[str], query: str) -> str:
+    """The token of a Socket.IO client: in its `auth`, else where `the_token` finds it.
+
+    Raises:
+        Refused: as `the_token`; 400 `invalid_parameter` where that of `auth` is no string.
+    """
+    return _said(auth, "token") or the_token(fields, query)
+
+
+def _said(auth: Mapping[str, object], name: str) -> str:
+    value = auth.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise _invalid(f"{name} in auth must be a string")
+    return value
+
+
+def _identity(parameters: Mapping[str, str], token_user_id: str) -> Identity:
+    user_id = parameters.get("user_id", "")
     if token_user_id:
         check_token_user(user_id or token_user_id, token_user_id)
         user_id = token_user_id

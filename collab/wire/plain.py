@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from msgspec import UNSET
-
 from collab.wire import codec
 from collab.wire.frames import text_frame
-from collab.wire.messages import ClientMessage, CollabEvent, ErrorReply, ServerMessage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from collab.errors import MessageError
+    from collab.wire.messages import ClientMessage, CollabEvent, ServerMessage
 
 
 class PlainDialect:
@@ -45,13 +43,7 @@ class PlainDialect:
 
     def error_frame(self, error: MessageError) -> bytes:
         """The `error` that answers a message."""
-        reply = ErrorReply(
-            message=error.message,
-            error=error.detail,
-            code=error.code,
-            retry_after_ms=UNSET if error.retry_after_ms is None else error.retry_after_ms,
-        )
-        return self.frame(reply, error.reply_id)
+        return self.frame(codec.error_reply(error), error.reply_id)
 
 
 PLAIN = PlainDialect()
