@@ -10,9 +10,9 @@ The tree::
     ├── InvalidToken           a token does not say who its bearer is
     ├── Refused                a request that may not come in: an HTTP status and a JSON body
     │   ├── Draining
+    │   ├── EngineRefused      with the error of Engine.IO
     │   ├── Unauthenticated
     │   └── Forbidden
-    ├── EngineRefused          a request of Engine.IO that is answered with the protocol's own error
     ├── InvalidPacket          a packet of Engine.IO or Socket.IO that nobody may send: the session ends
     └── MessageError           one message could not be handled: an `error` message
         ├── InvalidJson
@@ -84,6 +84,11 @@ class Refused(CollabError):
         self.claimed_user_id: str | None = None
         """The user that the request said it is; nobody has checked it."""
 
+    @property
+    def body(self) -> dict[str, object]:
+        """What the body of the answer holds, as JSON."""
+        return {"error": self.message, "code": self.code}
+
 
 class Draining(Refused):
     """The service is going down: come back, to whatever takes its place."""
@@ -95,6 +100,22 @@ class Draining(Refused):
             "the service is going down",
             retry_after_seconds=math.ceil(reconnect_spread_seconds),
         )
+
+
+class EngineRefused(Refused):
+    """A request of Engine.IO, which is answered with the protocol's own error.
+
+    `number` is its code (Engine.IO protocol 4), `status` the HTTP status.
+    """
+
+    def __init__(self, number: int, message: str, *, status: int = 400) -> None:
+        super().__init__(status, "forbidden" if status == 403 else "bad_request", message)
+        self.number = number
+
+    @property
+    def body(self) -> dict[str, object]:
+        """What the body of the answer holds, as JSON."""
+        return {"code": self.number, "message": self.message}
 
 
 class InvalidToken(CollabError):
@@ -113,19 +134,6 @@ class Forbidden(Refused):
 
     def __init__(self, reason: str) -> None:
         super().__init__(403, "forbidden", reason)
-
-
-class EngineRefused(CollabError):
-    """A request of Engine.IO that is answered with the protocol's own error.
-
-    `number` is its code (Engine.IO protocol 4), `status` the HTTP status.
-    """
-
-    def __init__(self, number: int, message: str, *, status: int = 400) -> None:
-        super().__init__(message)
-        self.number = number
-        self.message = message
-        self.status = status
 
 
 class InvalidPacket(CollabError):

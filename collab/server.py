@@ -20,6 +20,7 @@ from collab.edge.door import Door
 from collab.edge.keepalive import Sweeper
 from collab.edge.listen import Address, PatientListener, local_addresses, open_listeners
 from collab.edge.pump import Pump
+from collab.edge.refusals import Refusals
 from collab.edge.tls import Tls
 from collab.observe.audit import Audit
 from collab.observe.events import EventLog
@@ -31,6 +32,7 @@ from collab.settings.warnings import open_to_anybody
 from collab.web.admin import AdminApi
 from collab.web.app import create_app
 from collab.web.events import EventsApi
+from collab.web.polling import PollingApi
 from collab.web.serving import http_server
 
 if TYPE_CHECKING:
@@ -84,6 +86,7 @@ class Service:
             reconnect_spread_seconds=settings.server.reconnect_spread,
         )
         self._pump = Pump(self._router, self._outbox) if pumped and hasattr(select, "epoll") else None
+        self._refusals = Refusals(self._audit)
         self._tls = Tls.from_settings(settings.tls)
         self._acceptor = Acceptor(
             settings,
@@ -94,6 +97,7 @@ class Service:
             self._pump,
             self._authenticator,
             self._audit,
+            self._refusals,
         )
         self._door: Door | None = None
         self._streams: set[trio.CancelScope] = set()
@@ -186,17 +190,21 @@ class Service:
                 self.settings, self._router, self._outbox, self.status, self._acceptor.rules, self._audit
             ),
             admin=AdminApi(self.settings, self.registry, self._outbox, self._audit),
+            polling=PollingApi(self._acceptor),
         )
         sweeper = Sweeper(self.settings, self._acceptor, self._router)
         try:
             async with http_server(app) as serve_http, trio.open_nursery() as nursery:
-                self._door = Door(self.settings, self._acceptor, serve_http, self._audit, self._tls)
+                self._door = Door(
+                    self.settings, self._acceptor, serve_http, self._audit, self._refusals, self._tls
+                )
                 try:
                     await nursery.start(self._router.run)
                     await nursery.start(self._presence.run)
                     await nursery.start(sweeper.run)
                     if self._pump is not None:
                         await nursery.start(self._pump.run)
+                    await nursery.start(self._acceptor.sessions.run)
                     nursery.start_soon(self._tick_event_log)
                     nursery.start_soon(self._authenticator.run)
                     if self._send_policy is not None:
@@ -225,8 +233,7 @@ class Service:
             await trio.sleep(_EVENT_LOG_TICK_SECONDS)
             self._event_log.tick()
             self._audit.tick()
-            if self._door is not None:
-                self._door.tick()
+            self._refusals.tick()
 
     async def _drain(self, door: Door) -> None:
         """The order of docs/architecture.md, "Drain". Bounded by `server.drain` as a whole."""
@@ -243,6 +250,7 @@ class Service:
                 self._router.give_up_waiting()
             self._acceptor.send_away(deadline)
             door.hurry()
+            await self._acceptor.sessions.wait_empty()
             await door.wait_empty()
         _log.info("Drained", in_time=not bounded.cancelled_caught)
 

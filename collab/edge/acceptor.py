@@ -15,8 +15,11 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_st
 
 from collab.core.connection import Connection
 from collab.core.mailbox import Mailbox
+from collab.edge.engine import EngineSessions
 from collab.edge.intake import Intake, Rules
 from collab.edge.life import Life
+from collab.edge.polling import PollingSession
+from collab.edge.socketio import Handshake
 from collab.edge.tap import Tap
 from collab.errors import Draining, InvalidToken, Refused, Unauthenticated
 from collab.policy.limits import Admission
@@ -24,6 +27,7 @@ from collab.policy.origins import OriginPolicy
 from collab.policy.rate import Meter, Meters, Rate
 from collab.policy.validation import EventRules
 from collab.wire.close import Close, CloseCode
+from collab.wire.engineio import ENGINE_PATHS, check_request, new_sid
 from collab.wire.identity import Identity, claimed_in, identity_from_query, the_token
 from collab.wire.plain import PLAIN
 
@@ -32,14 +36,17 @@ if TYPE_CHECKING:
     from collab.core.outbox import Outbox
     from collab.core.router import Router
     from collab.core.status import Status
+    from collab.edge.engine import Inherited
     from collab.edge.peer import Ends
     from collab.edge.pump import Pump
+    from collab.edge.refusals import Refusals
     from collab.observe.audit import Audit
     from collab.policy.auth import Authenticator, Claims
     from collab.settings import Settings
     from collab.wire.head import Head
 
 _GOING_AWAY = Close(CloseCode.GOING_AWAY, "The service is going down")
+_NO_UPGRADE = Close(CloseCode.PROTOCOL_ERROR, "The upgrade was not gone through with")
 _SECONDS_AT_ONCE = 10
 """A client may use at once what the limits on floods allow it in this time."""
 
@@ -50,16 +57,24 @@ _HANDSHAKE_HEADERS = frozenset(
 
 
 @attrs.frozen
-class Arrival:
-    """An upgrade request that may come in, without its head: a connection may live for days."""
+class Comer:
+    """Who comes in in the plain dialect."""
 
-    connection_id: int
     identity: Identity
-    address: str
     expires_at: float
     """When, on Trio's clock, its token ends."""
     peers: frozenset[str] | None
     """Whom its token names as peers."""
+
+
+@attrs.frozen
+class Arrival:
+    """An upgrade request that may come in, without its head: a connection may live for days."""
+
+    connection_id: int
+    address: str
+    comer: Comer | Handshake | PollingSession
+    """Who comes in, in the plain dialect or in that of Socket.IO, or a session that is to be taken over."""
     tap: Tap
 
 
@@ -76,6 +91,7 @@ class Acceptor:
         pump: Pump | None,
         authenticator: Authenticator,
         audit: Audit,
+        refusals: Refusals,
     ) -> None:
         self._settings = settings
         self._audit = audit
@@ -96,8 +112,15 @@ class Acceptor:
             events=self.rules,
             authenticator=authenticator,
             audit=audit,
+            membership=membership,
             errors=Rate.with_seconds_at_once(settings.limits.errors, _SECONDS_AT_ONCE),
+            controls=self._controls,
+            timeouts=settings.timeouts,
         )
+        self.sessions = EngineSessions(
+            settings, self._intake_rules, router, outbox, refusals, check_user=self._check_user
+        )
+        """The sessions of Engine.IO whose transport is polling."""
         self._ids = itertools.count(1)
         self._lives: set[Life] = set()
         self._gone_by: float | None = None
@@ -111,26 +134,25 @@ class Acceptor:
             Refused: it may not; nothing was sent.
         """
         _check_upgrade(head)
-        if self._status.draining:
-            raise Draining(self._settings.server.reconnect_spread)
-        self._origins.check(head.get_all("origin"))
-        self._meter_connect(self._connects_by_address, ends.address, "from this address")
-        connection_id = next(self._ids)
-        claims = await self._claims(head)
-        if claims is not None:
-            self._audit.authenticated(claims, by="connect", address=ends.address, connection_id=connection_id)
-        identity = identity_from_query(
-            head.query,
-            path_user_id=_user_id_in(head.path),
-            token_user_id="" if claims is None else claims.user_id,
-        )
-        self._meter_connect(self._connects_by_user, identity.user_id, "of this user")
+        comer: Comer | Handshake | PollingSession
+        if head.path in ENGINE_PATHS:
+            asked = check_request(head.query, method=head.method, is_upgrade=True)
+            if asked.sid:
+                comer = self.sessions.find(asked.sid)
+                self._origins.check(head.get_all("origin"))
+                connection_id = comer.connection.connection_id
+            else:
+                connection_id = self.check_comer(head.get_all("origin"), ends.address)
+                comer = Handshake(
+                    connection_id, ends.address, head.query, tuple(head.get_all("authorization"))
+                )
+        else:
+            connection_id = self.check_comer(head.get_all("origin"), ends.address)
+            comer = await self._plain_comer(head, ends.address, connection_id)
         return Arrival(
             connection_id,
-            identity,
             ends.address,
-            math.inf if claims is None else trio.current_time() + claims.seconds_left,
-            None if claims is None else claims.peers,
+            comer,
             Tap(
                 stream,
                 head.only(_HANDSHAKE_HEADERS).to_bytes(),
@@ -140,6 +162,45 @@ class Acceptor:
                 controls=Meter(self._controls),
             ),
         )
+
+    def check_comer(self, origins: list[str], address: str) -> int:
+        """Whether somebody may come in from there at all: the id of the connection that it will be.
+
+        Raises:
+            Refused: they may not.
+        """
+        if self._status.draining:
+            raise Draining(self._settings.server.reconnect_spread)
+        self._origins.check(origins)
+        self._meter_connect(self._connects_by_address, address, "from this address")
+        return next(self._ids)
+
+    def open_session(self, handshake: Handshake) -> PollingSession:
+        """A session of Engine.IO that begins with polling; `check_comer` has let it in.
+
+        Raises:
+            Refused: there are too many connections.
+        """
+        return self.sessions.open(handshake, self._admission.admit(handshake.address))
+
+    async def _plain_comer(self, head: Head, address: str, connection_id: int) -> Comer:
+        claims = await self._claims(head)
+        if claims is not None:
+            self._audit.authenticated(claims, by="connect", address=address, connection_id=connection_id)
+        identity = identity_from_query(
+            head.query,
+            path_user_id=_user_id_in(head.path),
+            token_user_id="" if claims is None else claims.user_id,
+        )
+        self._check_user(identity.user_id)
+        return Comer(
+            identity,
+            math.inf if claims is None else trio.current_time() + claims.seconds_left,
+            None if claims is None else claims.peers,
+        )
+
+    def _check_user(self, user_id: str) -> None:
+        self._meter_connect(self._connects_by_user, user_id, "of this user")
 
     def _meter_connect(self, meters: Meters, key: str, whose: str) -> None:
         if wait_seconds := meters.spend(key, 1, trio.current_time()):
@@ -166,32 +227,61 @@ class Acceptor:
         Raises:
             Refused: there are too many connections; nothing was sent.
         """
+        comer = arrival.comer
+        if isinstance(comer, PollingSession):
+            comer.upgrade.begin()
+            await self._take_over(comer, arrival.tap)
+            return
         try:
             place = self._admission.admit(arrival.address)
         except Refused as refusal:
-            refusal.claimed_user_id = arrival.identity.user_id
+            if isinstance(comer, Comer):
+                refusal.claimed_user_id = comer.identity.user_id
             raise
         with place:
             async with trio.open_nursery() as nursery:
                 websocket = await self._shake_hands(nursery, arrival.tap)
                 if websocket is not None:
-                    life = self._life(arrival, websocket)
-                    self._lives.add(life)
-                    if self._gone_by is not None:
-                        life.be_gone_by(self._gone_by)
-                    try:
-                        await life.run(nursery)
-                    finally:
-                        self._lives.discard(life)
+                    await self._live(
+                        self._life(self._intake(arrival, comer), arrival.tap, websocket), nursery
+                    )
                 nursery.cancel_scope.cancel()
 
-    def lives(self) -> list[Life]:
+    async def _take_over(self, session: PollingSession, tap: Tap) -> None:
+        """Have this WebSocket go on with a session of Engine.IO, if its client goes through with it."""
+        try:
+            async with trio.open_nursery() as nursery:
+                websocket = await self._shake_hands(nursery, tap)
+                if websocket is not None:
+                    tap.open_by_hand()
+                    inherited = await self.sessions.take_over(session, tap)
+                    if inherited is None:
+                        await tap.send_close(_NO_UPGRADE)
+                    else:
+                        with session.place:
+                            await self._live(
+                                self._life(session.intake, tap, websocket), nursery, inherited=inherited
+                            )
+                nursery.cancel_scope.cancel()
+        finally:
+            session.upgrade.abort()
+
+    async def _live(self, life: Life, nursery: trio.Nursery, *, inherited: Inherited | None = None) -> None:
+        self._lives.add(life)
+        if self._gone_by is not None:
+            life.be_gone_by(self._gone_by)
+        try:
+            await life.run(nursery, inherited)
+        finally:
+            self._lives.discard(life)
+
+    def lives(self) -> list[Life | PollingSession]:
         """The connections that are alive, or saying goodbye, at this moment."""
-        return list(self._lives)
+        return [*self._lives, *self.sessions.sessions()]
 
     def stop_reading(self) -> None:
         """Take no further messages from anybody."""
-        for life in self._lives:
+        for life in self.lives():
             life.stop_reading()
 
     def send_away(self, deadline: float) -> None:
@@ -215,29 +305,33 @@ class Acceptor:
         except (trio.TooSlowError, ConnectionClosed):
             return None
 
-    def _life(self, arrival: Arrival, websocket: WebSocketConnection) -> Life:
-        settings = self._settings
+    def _intake(self, arrival: Arrival, comer: Comer | Handshake) -> Intake:
+        if isinstance(comer, Handshake):
+            return self.sessions.intake(comer, new_sid(), is_polling=False)
+        limits = self._settings.limits
         connection = Connection(
             connection_id=arrival.connection_id,
-            identity=arrival.identity,
+            identity=comer.identity,
             address=arrival.address,
             dialect=PLAIN,
             connected_at=datetime.now(UTC),
-            mailbox=Mailbox.from_limits(self._outbox, settings.limits),
-            max_in_flight=settings.limits.in_flight,
-            expires_at=arrival.expires_at,
-            peers=arrival.peers,
+            mailbox=Mailbox.from_limits(self._outbox, limits),
+            max_in_flight=limits.in_flight,
+            expires_at=comer.expires_at,
+            peers=comer.peers,
         )
+        return Intake(connection, self._intake_rules)
+
+    def _life(self, intake: Intake, tap: Tap, websocket: WebSocketConnection) -> Life:
         return Life(
-            Intake(connection, self._intake_rules),
-            arrival.tap,
+            intake,
+            tap,
             websocket,
-            membership=self._membership,
             router=self._router,
             outbox=self._outbox,
             pump=self._pump,
             audit=self._audit,
-            timeouts=settings.timeouts,
+            timeouts=self._settings.timeouts,
         )
 
 
@@ -257,7 +351,7 @@ def _user_id_in(path: str) -> str:
 
 def _check_upgrade(head: Head) -> None:
     """Check what RFC 6455 section 4.2.1 asks of an opening handshake."""
-    if not is_websocket_path(head.path):
+    if not (is_websocket_path(head.path) or head.path in ENGINE_PATHS):
         raise Refused(404, "not_found", "WebSocket connections are taken at /, /ws and /ws/{user_id}")
     if head.method != "GET" or head.version != "1.1":
         raise Refused(400, "bad_request", "a WebSocket upgrade is a GET request of HTTP/1.1")

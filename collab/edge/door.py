@@ -18,13 +18,13 @@ from collab.wire.head import Head, HeadReader, error_response
 
 if TYPE_CHECKING:
     from collab.edge.acceptor import Acceptor
+    from collab.edge.refusals import Refusals
     from collab.edge.tls import Tls
     from collab.observe.audit import Audit
     from collab.settings import Settings
 
 _log = get_logger()
 _RECEIVE_BYTES = 4096
-_REFUSALS_LOGGED_A_SECOND = 50
 _HURRIED_SECONDS = 0.5
 _LINGER_BYTES = 1024 * 1024
 
@@ -47,8 +47,10 @@ class Door:
         acceptor: Acceptor,
         serve_http: ServeHttp,
         audit: Audit,
+        refusals: Refusals,
         tls: Tls | None = None,
     ) -> None:
+        self._refusals = refusals
         self._tls = tls
         self._timeouts = settings.timeouts
         self._max_body_bytes = int(settings.limits.message_bytes)
@@ -57,7 +59,6 @@ class Door:
         self._audit = audit
         self._exchanges: set[Exchange] = set()
         self._open = 0
-        self._refusals = 0
         self._hurried = False
         self._idle_waits: set[trio.CancelScope] = set()
         self._empty: trio.Event | None = None
@@ -90,12 +91,6 @@ class Door:
         self._hurried = True
         for scope in self._idle_waits:
             scope.cancel()
-
-    def tick(self) -> None:
-        """Sum up the refusals of the second that ends now, if some were not logged; called once a second."""
-        if self._refusals > _REFUSALS_LOGGED_A_SECOND:
-            _log.info("Requests refused", count=self._refusals)
-        self._refusals = 0
 
     def abort_exchanges(self) -> None:
         """Give up every HTTP response that is still being written."""
@@ -157,8 +152,7 @@ class Door:
                 return
             await self._serve_exchange(arrived)
         except Refused as refusal:
-            self._audit.refused(address, refusal)
-            self._log_refusal(refusal, address)
+            self._refusals.note(address, refusal)
             with trio.move_on_after(self._timeouts.write):
                 await stream.send_all(error_response(refusal))
         await self._linger(stream)
@@ -185,18 +179,6 @@ class Door:
         request = head.with_body_length(len(body)).to_bytes() + body
         kind = TlsExchange if self._tls is not None else Exchange
         return kind(stream, request, ends, write_seconds=self._timeouts.write)
-
-    def _log_refusal(self, refusal: Refused, address: str) -> None:
-        # Whoever is refused can ask again at once: the log must not be theirs to fill.
-        self._refusals += 1
-        if self._refusals <= _REFUSALS_LOGGED_A_SECOND:
-            _log.info(
-                "Request refused",
-                address=address,
-                status=refusal.status,
-                code=refusal.code,
-                reason=refusal.message,
-            )
 
     @contextmanager
     def _idle_wait(self) -> Iterator[None]:

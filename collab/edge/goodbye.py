@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from collab.core.connection import Connection
     from collab.edge.tap import Tap
+    from collab.wire.close import Close
 
 
 class Goodbye:
@@ -20,11 +21,19 @@ class Goodbye:
     nobody else's slowness costs the peer its close code.
     """
 
-    __slots__ = ("_close_seconds", "_connection", "_flushing", "_gone_by", "_leaving", "_tap")
+    __slots__ = ("_close_seconds", "_connection", "_flushing", "_gone_by", "_last_words", "_leaving", "_tap")
 
-    def __init__(self, connection: Connection, tap: Tap, *, close_seconds: float) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        tap: Tap,
+        last_words: Callable[[Close], bytes],
+        *,
+        close_seconds: float,
+    ) -> None:
         self._connection = connection
         self._tap = tap
+        self._last_words = last_words
         self._close_seconds = close_seconds
         self._gone_by: float | None = None
         self._flushing: trio.CancelScope | None = None
@@ -53,6 +62,8 @@ class Goodbye:
                 with self._flushing:
                     if not connection.mailbox.closed:
                         await connection.wait_acknowledged()
+                        if connection.close is not None and (words := self._last_words(connection.close)):
+                            connection.mailbox.put_or_wait(words)
                         await connection.wait_all_entered()
                         connection.mailbox.close(discard=False)
                     await wait_written()

@@ -8,20 +8,28 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
+from collab.core.membership import Membership
 from collab.errors import InvalidToken, MessageError, RateLimited, RefreshRefused, Refused, UnknownEvent
 from collab.observe.audit import Audit
 from collab.observe.log import get_logger
 from collab.policy.auth import Authenticator
 from collab.policy.rate import Meter, Rate
 from collab.policy.validation import EventRules
+from collab.settings import TimeoutSettings
 from collab.wire.close import Close, CloseCode
+from collab.wire.frames import PING_FRAME
 from collab.wire.messages import Pong, Refreshed, RefreshRequest, RouteRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from collab.core.connection import Connection
     from collab.wire.messages import ClientMessage
 
 _log = get_logger()
+_BINARY = Close(CloseCode.BINARY_MESSAGE, "Messages are text frames")
+_NO_PONG = Close(CloseCode.NO_PONG, "No answer to the keepalive ping")
+_TOKEN_EXPIRED = Close(CloseCode.TOKEN_EXPIRED, "The token has expired")
 _INTERNAL = Close(CloseCode.INTERNAL_ERROR, "Internal error")
 _TOO_MANY_ERRORS = Close(CloseCode.POLICY, "Too many messages with errors")
 _REFRESHES = Rate(per_second=1, burst=10)
@@ -34,31 +42,81 @@ class Rules:
     events: EventRules
     authenticator: Authenticator
     audit: Audit
+    membership: Membership
     errors: Rate
     """How many messages of a connection may get an error."""
+    controls: Rate
+    """How many packets or frames of a connection may be of use to its transport alone."""
+    timeouts: TimeoutSettings
 
 
 class Intake:
-    """Takes the messages of one connection, whatever carries it.
+    """What one connection has to say, whatever carries it: who it is, its messages, and that it is alive.
 
-    `nursery` is the connection's own, set by its owner for as long as something may be started in it.
+    This is that of the plain dialect. `nursery` is the connection's own, set by its owner for as long as
+    something may be started in it.
     """
 
-    __slots__ = ("_check", "_errors", "_is_refreshing", "_refreshes", "_rules", "connection", "nursery")
+    __slots__ = (
+        "_check",
+        "_decode",
+        "_errors",
+        "_is_refreshing",
+        "_pinged_at",
+        "_refreshes",
+        "_rules",
+        "connection",
+        "nursery",
+    )
 
     def __init__(self, connection: Connection, rules: Rules) -> None:
         self.connection = connection
         self.nursery: trio.Nursery | None = None
         self._rules = rules
+        self._decode: Callable[[bytes], ClientMessage | None] = connection.dialect.decode
+        self._pinged_at: float | None = None
         self._check = rules.events.check
         self._errors = Meter(rules.errors)
         self._is_refreshing = False
         self._refreshes: Meter | None = None
 
+    def begin(self) -> None:
+        """The transport is up: whoever came in is greeted."""
+        self._rules.membership.join(self.connection)
+
+    def leave(self) -> None:
+        """Nothing more is delivered to or taken from it. Idempotent."""
+        self._rules.membership.leave(self.connection)
+
+    def last_words(self, close: Close) -> bytes:
+        """What goes out before our own end of the transport, behind all that is owed."""
+        return b""
+
+    def check_alive(self, now: float, heard_at: float | None) -> None:
+        """End the connection where its token has expired, ping a peer that has been silent, end one that
+        did not answer.
+
+        `heard_at` is when the last byte was received; None while nothing is read, and then the clock stands
+        still.
+        """
+        connection = self.connection
+        if now >= connection.expires_at:
+            connection.end(_TOKEN_EXPIRED)
+        if heard_at is None or connection.close is not None:
+            self._pinged_at = None
+        elif self._pinged_at is None or heard_at >= self._pinged_at:
+            self._pinged_at = now if self._ping(now, heard_at) else None
+        elif now - self._pinged_at >= self._rules.timeouts.ping_timeout:
+            connection.end(_NO_PONG)
+
+    def take_binary(self) -> None:
+        """A binary message came."""
+        self.connection.end(_BINARY)
+
     def take(self, texts: list[bytes]) -> list[RouteRequest]:
         """Answer what is answered here; give back what is to be routed."""
         connection = self.connection
-        decode = connection.dialect.decode
+        decode = self._decode
         requests: list[RouteRequest] = []
         try:
             for text in texts:
@@ -67,7 +125,7 @@ class Intake:
                     if isinstance(message, RouteRequest):
                         self._check(message, connection.user_id)
                         requests.append(message)
-                    else:
+                    elif message is not None:
                         self._answer(message)
                 except MessageError as error:
                     self._answer_error(error)
@@ -78,6 +136,12 @@ class Intake:
             _log.exception("Connection failed", user_id=connection.user_id)
             connection.end(_INTERNAL)
         return requests
+
+    def _ping(self, now: float, heard_at: float) -> bool:
+        """Ping the peer if it is time to: whether a ping went out."""
+        if now - heard_at < self._rules.timeouts.ping_interval:
+            return False
+        return self.connection.mailbox.put(PING_FRAME)
 
     def _answer(self, message: ClientMessage) -> None:
         if isinstance(message, RefreshRequest):
@@ -90,8 +154,11 @@ class Intake:
         connection.mailbox.put_or_wait(connection.dialect.error_frame(error))
         if isinstance(error, RateLimited):
             self._rules.audit.limited(connection, "limits.events_per_second", error.retry_after_ms)
+        self._count_error()
+
+    def _count_error(self) -> None:
         if self._errors.spend(1, trio.current_time()):
-            connection.end(_TOO_MANY_ERRORS)
+            self.connection.end(_TOO_MANY_ERRORS)
 
     def _begin_refresh(self, request: RefreshRequest) -> None:
         """Verify a new token beside everything else: its key may have to be fetched."""

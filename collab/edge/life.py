@@ -11,21 +11,17 @@ from collab.core.router import Batch, Router
 from collab.edge.goodbye import Goodbye
 from collab.edge.pump import Pumped
 from collab.wire.close import Close, CloseCode
-from collab.wire.frames import PING_FRAME
 
 if TYPE_CHECKING:
-    from collab.core.membership import Membership
     from collab.core.outbox import Outbox
+    from collab.edge.engine import Inherited
     from collab.edge.intake import Intake
     from collab.edge.pump import Pump
     from collab.edge.tap import Tap
     from collab.observe.audit import Audit
     from collab.settings import TimeoutSettings
 
-_BINARY = Close(CloseCode.BINARY_MESSAGE, "Messages are text frames")
 _TOOK_NOTHING = Close(CloseCode.SLOW_CONSUMER, "Slow consumer: nothing was read for the write timeout")
-_TOKEN_EXPIRED = Close(CloseCode.TOKEN_EXPIRED, "The token has expired")
-_NO_PONG = Close(CloseCode.NO_PONG, "No answer to the keepalive ping")
 
 
 class Life:
@@ -41,9 +37,7 @@ class Life:
         "_goodbye",
         "_intake",
         "_live",
-        "_membership",
         "_outbox",
-        "_pinged_at",
         "_pump",
         "_router",
         "_tap",
@@ -59,7 +53,6 @@ class Life:
         tap: Tap,
         websocket: WebSocketConnection,
         *,
-        membership: Membership,
         router: Router,
         outbox: Outbox,
         pump: Pump | None,
@@ -70,7 +63,6 @@ class Life:
         self._intake = intake
         self._tap = tap
         self._websocket = websocket
-        self._membership = membership
         self._router = router
         self._outbox = outbox
         self._pump = pump
@@ -78,13 +70,13 @@ class Life:
         self._timeouts = timeouts
         self._live = trio.CancelScope()
         self._written: trio.Event | None = None
-        self._pinged_at: float | None = None
-        self._goodbye = Goodbye(connection, tap, close_seconds=timeouts.close)
+        self._goodbye = Goodbye(connection, tap, intake.last_words, close_seconds=timeouts.close)
 
-    async def run(self, nursery: trio.Nursery) -> None:
+    async def run(self, nursery: trio.Nursery, inherited: Inherited | None = None) -> None:
         """Live until the peer leaves or the connection is ended, then say goodbye.
 
         `nursery` is the connection's own: the writer runs in it, beside trio-websocket's reader.
+        `inherited` is what another transport of this connection has left.
         On cancellation the registry is left at once and nothing is said. Raises nothing that a
         peer can cause.
         """
@@ -103,10 +95,16 @@ class Life:
                     on_violation=connection.end,
                     on_lost=self._lose,
                 )
+                if inherited is not None:
+                    self._take_over(inherited)
                 if tap.descriptor >= 0:
                     connection.mailbox.write_through(tap.write_now)
-                self._membership.join(connection)
-                if self._pump is not None and tap.descriptor >= 0:
+                self._intake.begin()
+                if inherited is not None:
+                    await self._deliver(inherited.texts)
+                if self._pump is None or tap.descriptor < 0:
+                    tap.read_alone()
+                else:
                     pumped = Pumped(
                         self._pump, connection, tap, take=self._intake.take, on_violation=connection.end
                     )
@@ -115,7 +113,7 @@ class Life:
                     await self._hand_on_odd_messages()
             finally:
                 self.stop_reading()
-                self._membership.leave(connection)
+                self._intake.leave()
             await self._goodbye.say(self._wait_written)
         finally:
             # Whoever finds this connection from here on must not start anything in its nursery.
@@ -136,32 +134,14 @@ class Life:
         self._goodbye.be_gone_by(deadline)
 
     def check_alive(self, now: float) -> None:
-        """End the connection where its token has expired, ping a peer that has been silent, end one that
-        did not answer.
-
-        Judged by the last byte received. The clock stands still while we do not read.
-        """
-        tap = self._tap
-        if now >= self.connection.expires_at:
-            self.connection.end(_TOKEN_EXPIRED)
-        if not tap.reading or self.connection.close is not None:
-            self._pinged_at = None
-            return
-        if self._pinged_at is not None and tap.last_received < self._pinged_at:
-            if now - self._pinged_at >= self._timeouts.ping_timeout:
-                self.connection.end(_NO_PONG)
-            return
-        self._pinged_at = None
-        if now - tap.last_received >= self._timeouts.ping_interval and self.connection.mailbox.put(
-            PING_FRAME
-        ):
-            self._pinged_at = now
+        """See to the keepalive and the token (`Intake.check_alive`)."""
+        self._intake.check_alive(now, self._tap.last_received if self._tap.reading else None)
 
     def _begin_end(self, close: Close) -> None:
         """Synchronous: from here on nothing is delivered to or taken from this connection."""
         self._audit.evicted(self.connection, int(close.code), close.reason)
         self.stop_reading()
-        self._membership.leave(self.connection)
+        self._intake.leave()
         if close.code == CloseCode.POLICY:
             # What comes is a flood: nothing is looked at any more.
             self._tap.scanner.give_up()
@@ -177,9 +157,9 @@ class Life:
                 self._note_closed(closed)
                 return
             if isinstance(message, bytes):
-                self.connection.end(_BINARY)
-                return
-            await self._deliver([message.encode()])
+                self._intake.take_binary()
+            else:
+                await self._deliver([message.encode()])
             self._tap.scanner.odd_taken()
 
     def _note_closed(self, closed: ConnectionClosed) -> None:
@@ -212,18 +192,30 @@ class Life:
         if requests:
             await self._router.submit([Batch(self.connection, requests)])
 
+    def _take_over(self, inherited: Inherited) -> None:
+        """Go on with what another transport has left: its frames go first, whatever else is queued."""
+        self._written = trio.Event()
+        nursery = self._intake.nursery
+        assert nursery is not None
+        nursery.start_soon(self._write, self._written, inherited.frames)
+        if self.connection.close is not None:
+            # It ended between the two.
+            self._begin_end(self.connection.close)
+
     def _start_writer(self) -> None:
         nursery = self._intake.nursery
         if self._written is None and nursery is not None:
             self._written = trio.Event()
             nursery.start_soon(self._write, self._written)
 
-    async def _write(self, written: trio.Event) -> None:
+    async def _write(self, written: trio.Event, frames: bytes = b"") -> None:
+        """Send these frames, which were taken of the mailbox before, and whatever it holds."""
         mailbox = self.connection.mailbox
         try:
             while True:
-                await self._tap.send(await mailbox.take())
+                await self._tap.send(frames or await mailbox.take())
                 mailbox.sent()
+                frames = b""
         except (trio.EndOfChannel, trio.ClosedResourceError):
             pass
         except trio.BrokenResourceError:

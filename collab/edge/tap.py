@@ -159,6 +159,26 @@ class Tap(trio.abc.Stream):
         rest, self._rest = self._rest, b""
         return rest
 
+    def open_by_hand(self) -> None:
+        """The handshake is done, and for a while `read_by_hand` lets frames through; then `open`."""
+        self._pumped = self._opened = True
+        self._deliver = _deliver_to_nobody
+        self._before_read = trio.lowlevel.checkpoint
+        self._on_violation = _ignore
+
+    def read_alone(self) -> None:
+        """From now on the tap reads for itself."""
+        self._pumped = False
+        self._notify()
+
+    async def read_by_hand(self) -> tuple[list[bytes], Close | None]:
+        """Read once, for one who reads for a while before anybody else does; see `feed`."""
+        data = self._rest or await self._receive()
+        self._rest = b""
+        if not data:
+            self.end()
+        return self.feed(data)
+
     def stop(self) -> None:
         """Deliver nothing more; read on only to see the peer's close frame or the end of the stream."""
         self._stopped = True

@@ -57,16 +57,20 @@ class Admission:
 
 @attrs.frozen
 class Place:
-    """One connection's place among those allowed, held for as long as the block runs."""
+    """One connection's place among those allowed, held until it is given back: once, or by a block's end."""
 
     _admission: Admission
     _address: str
+
+    def give_back(self) -> None:
+        """The place is free again."""
+        self._admission.give_back(self._address)
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, *_: object) -> None:
-        self._admission.give_back(self._address)
+        self.give_back()
 
 
 def _descriptor_limit() -> int:

@@ -17,6 +17,7 @@ from collab.web.admin import ADMIN_PATH, Operators
 from collab.web.answers import json_response
 from collab.web.api import Api
 from collab.web.page import index
+from collab.wire.engineio import ENGINE_PATHS
 from collab.wire.headers import SECURITY_HEADERS
 from collab.wire.identity import the_token
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collab.settings import Settings
     from collab.web.admin import AdminApi
     from collab.web.events import EventsApi
+    from collab.web.polling import PollingApi
 
 _log = get_logger()
 _ANSWERED_WHILE_DRAINING = frozenset({"/health", "/ready"})
@@ -52,6 +54,7 @@ def create_app(
     *,
     events: EventsApi,
     admin: AdminApi,
+    polling: PollingApi,
 ) -> QuartTrio:
     """The HTTP app of one service. `ws_url` is handed out where a request does not say its Host."""
     app = QuartTrio("collab", static_folder=None)
@@ -68,6 +71,8 @@ def create_app(
     app.add_url_rule("/api/users/<path:user_id>", view_func=api.user)
     app.add_url_rule("/api/register", view_func=api.register, methods=["POST"])
     app.add_url_rule("/api/events", view_func=events.send, methods=["POST"])
+    for path in ENGINE_PATHS:
+        app.add_url_rule(path, view_func=polling.handle, methods=["GET", "POST"], endpoint=f"polling{path}")
     operators = Operators(settings, authenticator)
     if operators.are_possible:
         _add_admin(app, admin)
@@ -75,7 +80,8 @@ def create_app(
     # Async although nothing waits: Quart runs what is not in a thread.
     @app.before_request
     async def refuse_while_draining() -> None:
-        if status.draining and request.path not in _ANSWERED_WHILE_DRAINING:
+        # A session of Engine.IO may still be polled; nobody opens one (`Acceptor.check_comer`).
+        if status.draining and request.path not in (*_ANSWERED_WHILE_DRAINING, *ENGINE_PATHS):
             raise Draining(settings.server.reconnect_spread)
 
     @app.before_request
@@ -112,9 +118,7 @@ def create_app(
         headers = dict(error.headers)
         if error.retry_after_seconds is not None:
             headers["retry-after"] = str(error.retry_after_seconds)
-        return json_response(
-            {"error": error.message, "code": error.code}, status=error.status, headers=headers
-        )
+        return json_response(error.body, status=error.status, headers=headers)
 
     @app.errorhandler(MessageError)
     async def message_error(error: MessageError) -> Response:

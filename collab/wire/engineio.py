@@ -13,7 +13,6 @@ from typing import Literal
 from urllib.parse import parse_qsl
 
 import attrs
-import msgspec
 from engineio import packet as codec
 
 from collab.errors import EngineRefused, InvalidPacket
@@ -21,6 +20,8 @@ from collab.wire.frames import text_frame
 
 Transport = Literal["polling", "websocket"]
 
+ENGINE_PATHS = ("/socket.io/", "/socket.io")
+"""Where it is spoken; clients ask for the first."""
 SEPARATOR = b"\x1e"
 MAX_PACKETS_OF_A_POLL = 16
 """python-engineio's clients give up on an answer with more."""
@@ -217,8 +218,3 @@ def forbidden() -> EngineRefused:
 def unsupported_version() -> EngineRefused:
     """Another revision of the protocol than 4."""
     return EngineRefused(5, "Unsupported protocol version")
-
-
-def error_body(error: EngineRefused) -> bytes:
-    """The JSON body of the answer."""
-    return msgspec.json.encode({"code": error.number, "message": error.message})

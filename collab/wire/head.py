@@ -125,9 +125,9 @@ class HeadReader:
 def error_response(error: Refused) -> bytes:
     """A refusal as a whole HTTP/1.1 response that closes its connection.
 
-    The body is `{"error": <sentence>, "code": <machine word>}`.
+    The body is `{"error": <sentence>, "code": <machine word>}`, or the error of Engine.IO.
     """
-    body = msgspec.json.encode({"error": error.message, "code": error.code})
+    body = msgspec.json.encode(error.body)
     lines = [
         f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}",
         "content-type: application/json",
