@@ -70,16 +70,18 @@ def write_comparison(figures: list[Figure], *, command: str, rounds: int, second
     _draw(figures)
 
 
-def write_production(figures: list[Figure], *, command: str, rounds: int, seconds: float) -> None:
-    """Put what production costs into the page."""
+def write_variants(
+    name: str, what: str, figures: list[Figure], *, command: str, rounds: int, seconds: float
+) -> None:
+    """Put what variants of trio-collab cost into the page, under this marker; `what` tells them apart."""
     lines = [
         _circumstances(command, rounds, seconds),
         "",
-        "| work | settings | median | lowest to highest | against the defaults | target |",
+        f"| work | {what} | median | lowest to highest | against the defaults | target |",
         "|---|---|--:|--:|--:|--:|",
     ]
     lines += [_row(*figure.cells()) for figure in figures]
-    _replace("production", "\n".join(lines))
+    _replace(name, "\n".join(lines))
 
 
 def write_scaling(scales: list[Scale], *, command: str, rounds: int, seconds: float) -> None:

@@ -104,6 +104,12 @@ PRODUCTION = (
 )
 """trio-collab by its defaults, and as it runs in production, without TLS."""
 
+OURS_BY_SOCKETIO = attrs.evolve(
+    SERVERS[0], name="ours-by-socketio", title="trio-collab, Socket.IO", dialect="socketio"
+)
+SOCKETIO = (SERVERS[0], OURS_BY_SOCKETIO, SERVERS[1])
+"""trio-collab in both dialects, and Node with socket.io."""
+
 
 class Failed(Exception):
     """A run gave no figure. The text says why."""
