@@ -1219,6 +1219,113 @@ SENTENCES = {
             "tests/web/test_admin.py::test_the_limits_are_shown_as_plain_numbers_and_no_secret_with_them",
         ],
     },
+    "Socket.IO": {
+        "Clients of Socket.IO 5 (Engine.IO 4) speak the same events": [
+            "tests/wire/test_socketio.py::test_an_event_means_the_same_in_both_dialects",
+        ],
+        "in the namespace `/`.": [
+            "tests/wire/test_session.py::test_another_namespace_is_refused_and_the_session_goes_on",
+        ],
+        "The data of an event is its one argument; every event of Messages has the same name and the same "
+        "data there.": [
+            "tests/wire/test_socketio.py::test_an_event_is_a_list_of_its_name_and_its_data",
+            "tests/wire/test_socketio.py::test_an_event_that_cannot_be_handled_is_named",
+            "tests/wire/test_socketio.py::test_an_ack_has_the_data_of_the_plain_dialect",
+            "tests/wire/test_socketio.py::test_a_message_is_an_event_with_its_data",
+        ],
+        "Who connects is said in the query, in the `auth` of the CONNECT packet, or in both: the parameters "
+        "are those of Connecting.": [
+            "tests/wire/test_identity.py::test_a_socket_io_client_says_who_it_is_in_query_or_auth_and_auth_wins",
+            "tests/wire/test_identity.py::test_auth_is_held_to_the_rules_of_the_query",
+        ],
+        "What `auth` says wins, but two different users are refused.": [
+            "tests/wire/test_identity.py::test_a_socket_io_client_says_who_it_is_in_query_or_auth_and_auth_wins",
+            "tests/wire/test_identity.py::test_two_users_in_query_and_auth_are_refused",
+        ],
+        "Its values are strings; null counts as none.": [
+            "tests/wire/test_identity.py::test_what_auth_says_is_strings",
+            "tests/wire/test_identity.py::test_a_socket_io_client_says_who_it_is_in_query_or_auth_and_auth_wins",
+        ],
+        "A token is in `auth`, in the query or in the `Authorization` header.": [
+            "tests/wire/test_identity.py::test_a_token_is_in_auth_or_in_the_query_or_in_the_header",
+        ],
+        'Without `user_id` or `backend_url` a client gets the event `error` with `{"message": "user_id and '
+        'backend_url are required"}`, and DISCONNECT.': [
+            "tests/wire/test_session.py::test_who_does_not_say_who_it_is_is_told_by_an_event_and_disconnected",
+            "tests/wire/test_identity.py::test_without_user_or_url_in_query_or_auth_both_are_asked_for",
+        ],
+        "For other reasons it gets CONNECT_ERROR: `message` says why, `data.code` is the code of Refusals.": [
+            "tests/wire/test_session.py::test_who_may_not_come_in_gets_a_connect_error_with_the_code",
+        ],
+        "An emit with a callback takes the place of `id`: the reply is sent as an event, and to the callback "
+        "as well, with the same data. So it is with `event_ack`, `pong`, `refreshed` and `error`.": [
+            "tests/wire/test_socketio.py::test_a_reply_comes_as_an_event_and_to_the_callback",
+            "tests/wire/test_socketio.py::test_without_a_callback_nothing_is_called_back",
+        ],
+        "An ack id has at most 16 digits.": [
+            "tests/wire/test_socketio.py::test_an_event_is_a_list_of_its_name_and_its_data",
+            "tests/wire/test_socketio.py::test_an_event_that_cannot_be_handled_is_named",
+        ],
+        "A wrong number of arguments, a reserved name or an unknown type of packet is answered with "
+        "`error`,": [
+            "tests/wire/test_socketio.py::test_an_event_that_cannot_be_handled_is_named",
+            "tests/wire/test_session.py::test_an_event_that_cannot_be_handled_leaves_the_session_open",
+        ],
+        "as are binary attachments, which are not taken: up to ten of them are swallowed.": [
+            "tests/wire/test_session.py::test_announced_attachments_are_refused_and_swallowed",
+            "tests/wire/test_session.py::test_a_packet_that_a_client_may_never_send_ends_the_session",
+        ],
+        "An ack that the service did not ask for is ignored.": [
+            "tests/wire/test_session.py::test_an_ack_that_nobody_asked_for_is_no_more_than_an_error",
+        ],
+        'CONNECT to another namespace is answered with CONNECT_ERROR, "Invalid namespace".': [
+            "tests/wire/test_session.py::test_another_namespace_is_refused_and_the_session_goes_on",
+        ],
+        "Other packets that break the protocol end the session with 1002: an empty one, one of an unknown "
+        "kind, an event before CONNECT, a second CONNECT, more attachments than ten.": [
+            "tests/wire/test_session.py::test_a_packet_that_a_client_may_never_send_ends_the_session",
+            "tests/wire/test_session.py::test_a_message_before_the_client_is_let_in_ends_the_session",
+            "tests/wire/test_session.py::test_a_second_connect_ends_the_session",
+        ],
+        "A binary message that was not announced ends it with 1003.": [
+            "tests/wire/test_session.py::test_a_binary_message_that_nobody_announced_ends_the_session_with_1003",
+            "tests/wire/test_session.py::test_one_binary_message_too_many_ends_the_session",
+        ],
+        "A request that Engine.IO does not allow gets the error of that protocol:": [
+            "tests/wire/test_engineio.py::test_another_request_is_refused_with_the_error_of_the_protocol",
+            "tests/wire/test_engineio.py::test_an_error_has_the_body_that_clients_read",
+        ],
+        "JSONP and Engine.IO 3 are not spoken.": [
+            "tests/wire/test_engineio.py::test_another_request_is_refused_with_the_error_of_the_protocol",
+        ],
+        "An answer to a poll has at most 16 packets.": [
+            "tests/wire/test_engineio.py::test_a_poll_brings_no_more_than_a_python_client_takes",
+            "tests/wire/test_engineio.py::test_polls_bring_every_queued_packet_once_and_in_order",
+        ],
+        "A payload from a client may have any number, unless almost all of them are tiny: 256, and one more "
+        "for each 32 bytes.": [
+            "tests/wire/test_engineio.py::test_a_payload_of_almost_nothing_but_separators_is_refused",
+            "tests/wire/test_engineio.py::test_a_burst_of_the_smallest_events_is_one_payload",
+        ],
+        "An upgrade is `2probe` on the WebSocket, then `5`.": [
+            "tests/wire/test_upgrade.py::test_an_upgrade_is_a_probe_and_then_an_upgrade_packet",
+            "tests/wire/test_upgrade.py::test_anything_but_a_probe_is_refused_on_the_new_websocket",
+            "tests/wire/test_upgrade.py::test_anything_but_an_upgrade_is_refused_after_the_probe",
+        ],
+        "While it is under way no poll hangs, a second WebSocket is refused, and nothing is lost or "
+        "overtaken.": [
+            "tests/wire/test_upgrade.py::test_a_second_websocket_is_refused_while_one_is_there_and_after_it",
+            "tests/wire/test_upgrade.py::test_nothing_is_lost_or_overtaken_by_an_upgrade_at_any_interleaving",
+        ],
+        "If it breaks off, polling goes on and it may be tried again.": [
+            "tests/wire/test_upgrade.py::test_an_upgrade_that_broke_off_may_be_tried_again",
+            "tests/wire/test_upgrade.py::test_nothing_is_lost_or_overtaken_by_an_upgrade_at_any_interleaving",
+        ],
+        "Before 1002, 1003, 1007, 1008, 4001, 4002 and 4004 a client gets DISCONNECT, after which it does "
+        "not come back by itself. After any other end it does.": [
+            "tests/wire/test_session.py::test_a_client_is_disconnected_where_it_is_not_to_come_back_by_itself",
+        ],
+    },
     "Refusals": {
         "These answers go to HTTP requests and to WebSocket upgrades.": [
             "tests/edge/test_door.py::test_a_malformed_head_is_refused_as_json",
@@ -1242,6 +1349,7 @@ EXPLANATIONS = [
     "`collab_event` is an event for this user.",
     "`user_online` and `user_offline`: see Presence.",
     "A client should ignore events that it does not know.",
+    "at `/socket.io/`,",
     "One whose connection breaks at that moment may not have.",
     "(ask `GET /api/users/online`),",
     "WebSocket libraries answer by themselves.",

@@ -166,17 +166,16 @@ def encode_ack(event_type: str, recipients: int, undelivered: Sequence[str], rep
 def encode_event(
     event: CollabEvent,
     from_user: str,
-    before: bytes = b'{"event":"collab_event","data":',
-    after: bytes = b"}",
+    before: bytes = b'{"event":"collab_event","data":{"type":',
+    after: bytes = b"}}",
 ) -> bytes:
     """The JSON text that recipients get: the checked members anew, around the data as it was sent.
 
-    `before` and `after` are what a dialect writes around the data of a message.
+    `before` and `after` are what a dialect writes up to the type, and behind the sender's data.
     """
     return b"".join(
         (
             before,
-            b'{"type":',
             _encode(event.type),
             b',"from_user":',
             _encode(from_user),
@@ -184,7 +183,6 @@ def encode_event(
             _encode(event.to_users),
             b',"data":',
             event.data,
-            b"}",
             after,
         )
     )

@@ -107,7 +107,7 @@ class SocketIoDialect:
 
     def event_frame(self, event: CollabEvent, from_user: str) -> bytes:
         """An event as the frame that every recipient gets."""
-        return text_frame(codec.encode_event(event, from_user, b'42["collab_event",', b"]"))
+        return text_frame(codec.encode_event(event, from_user, b'42["collab_event",{"type":', b"}]"))
 
     def ack_frame(
         self, event_type: str, recipients: int, undelivered: Sequence[str], reply_id: bytes

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collab.errors import Refused
+from collab.errors import Forbidden, Refused, Unauthenticated
 from collab.wire.identity import (
     DEFAULT_DISPLAY_NAME,
     IDENTITY_REQUIRED,
@@ -14,7 +14,9 @@ from collab.wire.identity import (
     check_identity,
     check_user_id,
     claimed_in,
+    identity_from_auth,
     identity_from_query,
+    token_from_auth,
 )
 
 URL = "http://localhost:8000"
@@ -301,3 +303,97 @@ def test_whatever_is_accepted_keeps_the_rules(user_id: str, rest: str, display_n
 )
 def test_whom_a_request_claims_to_be_is_read_whatever_else_is_wrong_with_it(query, path, claimed):
     assert claimed_in(query, path_user_id=path) == claimed
+
+
+AUTH = {"user_id": "ada", "backend_url": URL}
+ADA = Identity(user_id="ada", backend_url=URL)
+
+
+@pytest.mark.parametrize(
+    ("raw_query", "auth"),
+    [
+        (query(), {}),
+        ("", AUTH),
+        ("EIO=4&transport=websocket", AUTH),
+        (query(), AUTH),
+        ("user_id=ada", {"backend_url": URL}),
+        (query(backend_url="http://other"), {"backend_url": URL}),
+        (query(display_name="Eve"), {"display_name": DEFAULT_DISPLAY_NAME}),
+        (query(presence="none"), {"presence": "all"}),
+        (query(), {"user_id": "", "backend_url": "", "display_name": "", "presence": ""}),
+        (query(), {"user_id": None, "backend_url": None, "display_name": None, "presence": None}),
+        ("", {**AUTH, "other": [1]}),
+    ],
+)
+def test_a_socket_io_client_says_who_it_is_in_query_or_auth_and_auth_wins(raw_query, auth):
+    assert identity_from_auth(raw_query, auth) == ADA
+
+
+def test_all_of_it_may_be_in_auth():
+    auth = {**AUTH, "display_name": "Ada L", "presence": "none"}
+    assert identity_from_auth("", auth) == Identity(
+        user_id="ada", backend_url=URL, display_name="Ada L", wants_presence=False
+    )
+
+
+def test_two_users_in_query_and_auth_are_refused():
+    with pytest.raises(Refused) as caught:
+        identity_from_auth(query(user_id="eve"), AUTH)
+    assert (caught.value.code, caught.value.message) == (
+        "invalid_parameter",
+        "user_id in auth and in the query differ",
+    )
+
+
+@pytest.mark.parametrize("name", ["user_id", "backend_url", "display_name", "presence"])
+@pytest.mark.parametrize("value", [1, True, 0, False, ["ada"], {}])
+def test_what_auth_says_is_strings(name, value):
+    with pytest.raises(Refused) as caught:
+        identity_from_auth(query(), {name: value})
+    assert (caught.value.code, caught.value.message) == (
+        "invalid_parameter",
+        f"{name} in auth must be a string",
+    )
+
+
+@pytest.mark.parametrize(("raw_query", "auth"), [("", {}), ("user_id=ada", {}), ("", {"backend_url": URL})])
+def test_without_user_or_url_in_query_or_auth_both_are_asked_for(raw_query, auth):
+    with pytest.raises(Refused) as caught:
+        identity_from_auth(raw_query, auth)
+    assert (caught.value.code, caught.value.message) == ("missing_parameter", IDENTITY_REQUIRED)
+
+
+@pytest.mark.parametrize(
+    ("raw_query", "auth"),
+    [
+        ("", {**AUTH, "user_id": "x" * 129}),
+        ("", {**AUTH, "user_id": "a\n"}),
+        ("", {**AUTH, "backend_url": "ftp://x"}),
+        ("", {**AUTH, "display_name": "x" * 129}),
+        ("", {**AUTH, "presence": "some"}),
+        ("user_id=ada&user_id=ada", AUTH),
+        ("x=%ff", AUTH),
+    ],
+)
+def test_auth_is_held_to_the_rules_of_the_query(raw_query, auth):
+    with pytest.raises(Refused) as caught:
+        identity_from_auth(raw_query, auth)
+    assert caught.value.code == "invalid_parameter"
+
+
+def test_the_user_of_a_token_need_not_be_said_in_auth_and_cannot_be_another():
+    assert identity_from_auth("", {"backend_url": URL}, token_user_id="ada") == ADA
+    with pytest.raises(Forbidden):
+        identity_from_auth("", AUTH, token_user_id="eve")
+    with pytest.raises(Forbidden):
+        identity_from_auth(query(), {}, token_user_id="eve")
+
+
+def test_a_token_is_in_auth_or_in_the_query_or_in_the_header():
+    assert token_from_auth({"token": "a"}, ["Bearer h"], "token=q") == "a"
+    assert token_from_auth({}, [], "token=q") == "q"
+    assert token_from_auth({"token": ""}, ["Bearer h"], "") == "h"
+    with pytest.raises(Unauthenticated):
+        token_from_auth({}, [], "")
+    with pytest.raises(Refused, match="token in auth must be a string"):
+        token_from_auth({"token": 1}, [], "token=q")
