@@ -19,7 +19,7 @@ from collab.edge.intake import Intake, Rules
 from collab.edge.life import Life
 from collab.edge.tap import Tap
 from collab.errors import Draining, InvalidToken, Refused, Unauthenticated
-from collab.policy.limits import Admission
+from collab.policy.limits import Admission, network_of
 from collab.policy.origins import OriginPolicy
 from collab.policy.rate import Meter, Meters, Rate
 from collab.policy.validation import EventRules
@@ -114,7 +114,7 @@ class Acceptor:
         if self._status.draining:
             raise Draining(self._settings.server.reconnect_spread)
         self._origins.check(head.get_all("origin"))
-        self._meter_connect(self._connects_by_address, ends.address, "from this address")
+        self._meter_connect(self._connects_by_address, network_of(ends.address), "from this address")
         connection_id = next(self._ids)
         claims = await self._claims(head)
         if claims is not None:
