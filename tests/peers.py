@@ -11,6 +11,8 @@ import attrs
 import h11
 import trio
 
+from collab.edge.peer import Ends
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -101,9 +103,12 @@ async def read_to_end(stream: trio.abc.Stream) -> bytes:
     return bytes(data)
 
 
-async def say(local: LocalService, data: bytes, method: str = "GET") -> Answer:
-    """What the service answers to these bytes."""
-    stream, _ = await local.open_stream()
+async def say(local: LocalService, data: bytes, method: str = "GET", *, address: str = "") -> Answer:
+    """What the service answers to these bytes; in memory, also to those from another address."""
+    stream, far_end = await local.open_stream()
+    if address:
+        assert far_end is not None
+        far_end.socket = Ends((address, 50000), ("127.0.0.1", 9000))
     async with stream:
         await stream.send_all(data)
         return await read_answer(stream, method)
@@ -115,12 +120,14 @@ async def ask(
     target: str,
     body: bytes | None = None,
     headers: Mapping[str, str | None] | None = None,
+    *,
+    address: str = "",
 ) -> Answer:
     """One well-formed HTTP request and its answer."""
     fields = dict(headers or {})
     if body is not None:
         fields = {"content-length": str(len(body)), **fields}
-    return await say(local, head(method, target, fields) + (body or b""), method)
+    return await say(local, head(method, target, fields) + (body or b""), method, address=address)
 
 
 async def upgrade(

@@ -348,6 +348,7 @@ REFUSALS = {
         "tests/web/test_post_events.py::test_so_many_events_of_one_user_may_wait_and_so_many_in_all",
         "tests/edge/test_rates.py::test_connects_over_the_rate_are_refused_for_a_while_by_address",
         "tests/edge/test_rates.py::test_connects_over_the_rate_are_refused_by_user",
+        "tests/web/test_admin.py::test_who_fails_too_often_is_told_to_wait_by_address",
     ],
     (429, "too_many_connections"): [
         "tests/edge/test_acceptor.py::test_too_many_connections_of_one_address_are_429_with_retry_after",
@@ -528,6 +529,9 @@ ENDPOINTS = {
         "404 not_found": [
             "tests/web/test_admin.py::test_without_operators_there_is_no_operator_api",
         ],
+        "429 rate_limited": [
+            "tests/web/test_admin.py::test_who_fails_too_often_is_told_to_wait_by_address",
+        ],
         "503 draining": [
             "tests/web/test_admin.py::test_while_the_service_drains_operators_get_503",
         ],
@@ -545,6 +549,9 @@ ENDPOINTS = {
         "404 not_found": [
             "tests/web/test_admin.py::test_without_operators_there_is_no_operator_api",
             "tests/web/test_admin.py::test_disconnect_closes_every_connection_of_the_user_and_of_nobody_else",
+        ],
+        "429 rate_limited": [
+            "tests/web/test_admin.py::test_who_fails_too_often_is_told_to_wait_by_address",
         ],
         "503 draining": [
             "tests/web/test_admin.py::test_while_the_service_drains_operators_get_503",
@@ -572,6 +579,9 @@ ENDPOINTS = {
         "404 not_found": [
             "tests/web/test_admin.py::test_without_operators_there_is_no_operator_api",
         ],
+        "429 rate_limited": [
+            "tests/web/test_admin.py::test_who_fails_too_often_is_told_to_wait_by_address",
+        ],
         "503 draining": [
             "tests/web/test_admin.py::test_while_the_service_drains_operators_get_503",
         ],
@@ -588,6 +598,9 @@ ENDPOINTS = {
         ],
         "404 not_found": [
             "tests/web/test_admin.py::test_without_operators_there_is_no_operator_api",
+        ],
+        "429 rate_limited": [
+            "tests/web/test_admin.py::test_who_fails_too_often_is_told_to_wait_by_address",
         ],
         "503 draining": [
             "tests/web/test_admin.py::test_while_the_service_drains_operators_get_503",
@@ -639,6 +652,7 @@ LIMITS = {
     "limits.connects_per_second": [
         "tests/edge/test_rates.py::test_connects_over_the_rate_are_refused_for_a_while_by_address",
         "tests/edge/test_rates.py::test_connects_over_the_rate_are_refused_by_user",
+        "tests/edge/test_rates.py::test_tls_handshakes_far_over_the_rate_of_connects_are_not_begun",
     ],
     "limits.connections_per_user": [
         "tests/edge/test_acceptor.py::test_by_default_one_user_holds_eight_connections",

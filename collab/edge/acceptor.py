@@ -22,7 +22,7 @@ from collab.edge.polling import PollingSession
 from collab.edge.socketio import Handshake
 from collab.edge.tap import Tap
 from collab.errors import Draining, InvalidToken, Refused, Unauthenticated
-from collab.policy.limits import Admission
+from collab.policy.limits import Admission, network_of
 from collab.policy.origins import OriginPolicy
 from collab.policy.rate import Meter, Meters, Rate
 from collab.policy.validation import EventRules
@@ -172,7 +172,7 @@ class Acceptor:
         if self._status.draining:
             raise Draining(self._settings.server.reconnect_spread)
         self._origins.check(origins)
-        self._meter_connect(self._connects_by_address, address, "from this address")
+        self._meter_connect(self._connects_by_address, network_of(address), "from this address")
         return next(self._ids)
 
     def open_session(self, handshake: Handshake) -> PollingSession:

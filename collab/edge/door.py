@@ -14,6 +14,8 @@ from collab.edge.peer import Ends, ends_of
 from collab.edge.tls import TlsStream
 from collab.errors import HandshakeFailed, Refused
 from collab.observe.log import get_logger
+from collab.policy.limits import network_of
+from collab.policy.rate import Meters, Rate
 from collab.wire.head import Head, HeadReader, error_response
 
 if TYPE_CHECKING:
@@ -27,6 +29,9 @@ _log = get_logger()
 _RECEIVE_BYTES = 4096
 _HURRIED_SECONDS = 0.5
 _LINGER_BYTES = 1024 * 1024
+# HTTP requests shake hands too, one each, and are no connects.
+_HANDSHAKES_FOR_A_CONNECT = 10
+_SECONDS_AT_ONCE = 10
 
 ServeHttp = Callable[[Exchange], Awaitable[None]]
 """Serves one HTTP exchange: reads its request, writes the response, closes the exchange."""
@@ -52,6 +57,11 @@ class Door:
     ) -> None:
         self._refusals = refusals
         self._tls = tls
+        self._handshakes = Meters(
+            Rate.with_seconds_at_once(
+                settings.limits.connects_per_second * _HANDSHAKES_FOR_A_CONNECT, _SECONDS_AT_ONCE
+            )
+        )
         self._timeouts = settings.timeouts
         self._max_body_bytes = int(settings.limits.message_bytes)
         self._acceptor = acceptor
@@ -111,25 +121,31 @@ class Door:
             self._empty = None
 
     async def _serve_under_tls(self, plain: trio.abc.Stream, tls: Tls) -> None:
+        ends = ends_of(plain)
+        if ends is None:
+            return
+        # Before anything is computed for this peer. There is no way yet to tell it so.
+        if self._handshakes.spend(network_of(ends.address), 1, trio.current_time()):
+            self._refusals.note_handshake()
+            return
+        address = ends.address
+        del ends
         stream = TlsStream(plain, tls.context)
         try:
-            if await self._shake_hands(stream, plain):
+            if await self._shake_hands(stream, plain, address):
                 await self._serve(stream)
         finally:
             stream.release()
 
-    async def _shake_hands(self, stream: TlsStream, plain: trio.abc.Stream) -> bool:
+    async def _shake_hands(self, stream: TlsStream, plain: trio.abc.Stream, address: str) -> bool:
         """Whether the peer goes through with the handshake of TLS in time."""
-        ends = ends_of(plain)
-        if ends is None:
-            return False
         try:
             with trio.move_on_after(self._timeouts.handshake), self._idle_wait():
                 await stream.handshake()
                 return True
         except HandshakeFailed as failure:
             # Scanners and clients of plain HTTP do this all day.
-            _log.debug("TLS handshake failed", address=ends.address, reason=str(failure))
+            _log.debug("TLS handshake failed", address=address, reason=str(failure))
             if failure.alert:
                 with trio.move_on_after(self._timeouts.write):
                     await plain.send_all(failure.alert)

@@ -42,8 +42,8 @@ class Ends:
         return self.peer[0].partition("%")[0].removeprefix("::ffff:")
 
     def getpeername(self) -> SocketAddress:
-        """What `socket.getpeername` gives for this connection."""
-        return self.peer
+        """As `socket.getpeername`, but for what `address` leaves out: logs name each peer in one way."""
+        return self.address, self.peer[1]
 
     def getsockname(self) -> SocketAddress:
         """What `socket.getsockname` gives for this connection."""

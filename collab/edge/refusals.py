@@ -20,6 +20,11 @@ class Refusals:
     def __init__(self, audit: Audit) -> None:
         self._audit = audit
         self._count = 0
+        self._handshakes = 0
+
+    def note_handshake(self) -> None:
+        """A connection was closed before its handshake of TLS: there have been too many."""
+        self._handshakes += 1
 
     def note(self, address: str, refusal: Refused) -> None:
         """Somebody was refused."""
@@ -36,7 +41,10 @@ class Refusals:
             )
 
     def tick(self) -> None:
-        """Sum up the refusals of the second that ends now, if some were not logged; called once a second."""
+        """Sum up what was not logged one by one in the second that ends now; called once a second."""
         if self._count > _LOGGED_A_SECOND:
             _log.info("Requests refused", count=self._count)
         self._count = 0
+        if self._handshakes:
+            _log.info("TLS handshakes over the rate", count=self._handshakes)
+        self._handshakes = 0

@@ -95,3 +95,8 @@ class Meters:
         if known[oldest] <= now or len(known) > _MOST_KEYS:
             del known[oldest]
         return 0.0
+
+    def wait_seconds(self, key: str, now: float) -> float:
+        """What `spend` would say to one unit; nothing is used."""
+        too_early = self._empty_at.get(key, now) + self._unit_seconds - now - self._burst_seconds
+        return too_early if too_early > _ROUNDING_SECONDS else 0.0

@@ -67,11 +67,12 @@ class LimitSettings:
     burst: int = attrs.field(default=0, validator=checks.whole_number(0))
     """How many of these events may come at once. 0: those of one second."""
     connects_per_second: int = attrs.field(default=0, validator=checks.whole_number(0))
-    """Most connects a second of one user, and from one address; at once, ten times as many. 0: no limit."""
+    """Most connects a second of one user, and from one address (IPv6: one /64); at once, ten times as many.
+    TLS handshakes: ten times that from one address. 0: no limit."""
     connections_per_user: int = attrs.field(default=8, validator=checks.whole_number(0))
     """Most connections of one user; above it the oldest is closed. 0: no limit."""
     connections_per_address: int = attrs.field(default=0, validator=checks.whole_number(0))
-    """Most connections from one address. 0: no limit."""
+    """Most connections from one address (IPv6: one /64). 0: no limit."""
     connections: int = attrs.field(default=0, validator=checks.whole_number(0))
     """Most connections in total. 0: no limit below the one on open files."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import math
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -11,6 +12,8 @@ from quart import Response, g, request
 
 from collab.errors import Forbidden, InvalidToken, Refused, Unauthenticated
 from collab.observe.log import get_logger
+from collab.policy.limits import network_of
+from collab.policy.rate import Meters, Rate
 from collab.web.answers import decode_body, json_response
 from collab.wire.close import Close, CloseCode
 from collab.wire.identity import bearer_token
@@ -30,6 +33,7 @@ _SCOPE: Final = "admin"
 _BY_TOKEN: Final = "admin.token"
 _MOST_NOTICE_CHARACTERS: Final = 1000
 _ROWS_A_TURN: Final = 256
+_FAILURES: Final = Rate(per_second=1, burst=10)
 _DISCONNECTED = Close(CloseCode.DISCONNECTED_BY_OPERATOR, "Disconnected by an operator")
 _log = get_logger()
 
@@ -50,29 +54,49 @@ class NoticeBody:
 
 
 class Operators:
-    """Tells operators from everybody else: by the scope of their token, or by `admin.token`."""
+    """Tells operators from everybody else: by the scope of their token, or by `admin.token`.
+
+    Who fails ten times, from one address, may then try once a second. Beyond that `admin.token` is not
+    even looked at, so that nobody finds it by trying. A token with the scope cannot be guessed, and is taken:
+    so nobody who shares their address keeps all operators out.
+    """
 
     def __init__(self, settings: Settings, authenticator: Authenticator) -> None:
         self._token = str(settings.admin.token).encode()
         self._authenticator = authenticator
+        self._failures = Meters(_FAILURES)
 
     @property
     def are_possible(self) -> bool:
         """Whether anybody at all can be an operator."""
         return bool(self._token) or self._authenticator.is_on
 
-    async def identify(self, fields: list[str]) -> Operator:
+    async def identify(self, fields: list[str], address: str) -> Operator:
         """The operator that the values of a request's Authorization headers name.
 
         A token in the query is not looked at: addresses end up in logs and histories.
 
         Raises:
-            Refused: `Unauthenticated`, `Forbidden`, or 503 `unavailable`.
+            Refused: `Unauthenticated`, `Forbidden`, 429 `rate_limited`, or 503 `unavailable`.
         """
-        token = bearer_token(fields)
+        network = network_of(address)
+        wait_seconds = self._failures.wait_seconds(network, trio.current_time())
+        try:
+            return await self._identify(bearer_token(fields), may_guess=not wait_seconds)
+        except (Unauthenticated, Forbidden):
+            if wait_seconds := self._failures.spend(network, 1, trio.current_time()):
+                raise Refused(
+                    429,
+                    "rate_limited",
+                    "too many failed attempts from this address",
+                    retry_after_seconds=math.ceil(wait_seconds),
+                ) from None
+            raise
+
+    async def _identify(self, token: str, *, may_guess: bool) -> Operator:
         if not token:
             raise Unauthenticated("an operator's token is required in the Authorization header")
-        if self._is_admin_token(token):
+        if may_guess and self._is_admin_token(token):
             return Operator(_BY_TOKEN)
         if not self._authenticator.is_on:
             raise Unauthenticated("the token is not that of an operator")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final
 
+import trio
 from quart import Response, g, request
 from quart_cors import cors
 from quart_trio import QuartTrio
@@ -13,6 +15,8 @@ from werkzeug.routing import BaseConverter
 
 from collab.errors import Draining, InvalidToken, MessageError, Refused, Unauthenticated
 from collab.observe.log import get_logger
+from collab.policy.limits import network_of
+from collab.policy.rate import Meters, Rate
 from collab.web.admin import ADMIN_PATH, Operators
 from collab.web.answers import json_response
 from collab.web.api import Api
@@ -25,7 +29,7 @@ if TYPE_CHECKING:
     from collab.core.registry import Registry
     from collab.core.status import Status
     from collab.observe.audit import Audit
-    from collab.policy.auth import Authenticator
+    from collab.policy.auth import Authenticator, Claims
     from collab.policy.sending import SendPolicy
     from collab.settings import Settings
     from collab.web.admin import AdminApi
@@ -33,6 +37,8 @@ if TYPE_CHECKING:
     from collab.web.polling import PollingApi
 
 _log = get_logger()
+# A token may ask as often as it likes; the audit log must not be its bearer's to fill.
+_NOTED: Final = Rate(per_second=1 / 60, burst=1)
 _ANSWERED_WHILE_DRAINING = frozenset({"/health", "/ready"})
 
 
@@ -74,6 +80,7 @@ def create_app(
     for path in ENGINE_PATHS:
         app.add_url_rule(path, view_func=polling.handle, methods=["GET", "POST"], endpoint=f"polling{path}")
     operators = Operators(settings, authenticator)
+    noted = Meters(_NOTED)
     if operators.are_possible:
         _add_admin(app, admin)
 
@@ -92,7 +99,7 @@ def create_app(
         fields = request.headers.getlist("authorization")
         if request.path.startswith(ADMIN_PATH):
             if operators.are_possible:
-                g.operator = await operators.identify(fields)
+                g.operator = await operators.identify(fields, request.remote_addr or "")
             return
         if not authenticator.is_on:
             return
@@ -101,14 +108,15 @@ def create_app(
             g.claims = await authenticator.authenticate(token)
         except InvalidToken as error:
             raise Unauthenticated(str(error)) from None
-        audit.authenticated(
-            g.claims,
-            by="request",
-            address=request.remote_addr,
-            connection_id=None,
-            method=request.method,
-            path=request.path,
-        )
+        if audit.is_on and not noted.spend(_use_of(g.claims, request.remote_addr), 1, trio.current_time()):
+            audit.authenticated(
+                g.claims,
+                by="request",
+                address=request.remote_addr,
+                connection_id=None,
+                method=request.method,
+                path=request.path,
+            )
 
     @app.errorhandler(Refused)
     async def refused(error: Refused) -> Response:
@@ -151,6 +159,12 @@ def create_app(
         return response
 
     return cors(app, allow_origin=list(settings.http.cors_origins), expose_headers=["Retry-After"])
+
+
+def _use_of(claims: Claims, address: str | None) -> str:
+    """One token from one place. By what it says: an ECDSA signature can be written in two ways."""
+    what = (claims.user_id, claims.expires_at, claims.token_id, claims.issuer, network_of(address or ""))
+    return sha256(repr(what).encode()).hexdigest()
 
 
 def _add_admin(app: QuartTrio, admin: AdminApi) -> None:

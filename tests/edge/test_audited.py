@@ -16,6 +16,7 @@ from tokens import OTHER_SECRET, SECRET, token
 
 from collab.errors import AuditFailed, CannotStart
 from collab.settings import (
+    AdminSettings,
     AuditSettings,
     AuthSettings,
     Duration,
@@ -178,10 +179,9 @@ async def test_tokens_are_told_by_what_they_say_and_never_as_they_are(open_anyho
         [1, "ada", "127.0.0.1", False, "refresh"],
         [1, "ada", "127.0.0.1", True, "refresh"],
         [None, "ada", "127.0.0.1", True, "request"],
-        [None, "ada", "127.0.0.1", True, "request"],
     ]
     said = [line for line in lines if line["event"] == "authenticate"]
-    assert [line.get("token_id") for line in said] == ["one", None, None, None, "one", "one"]
+    assert [line.get("token_id") for line in said] == ["one", None, None, None, "one"]
     assert said[1]["reason"] == "the token's signature is wrong"
     assert said[2]["reason"] == "the token is another user's"
     assert said[3]["expires_at"] == expires_at
@@ -193,6 +193,60 @@ async def test_tokens_are_told_by_what_they_say_and_never_as_they_are(open_anyho
     for each in (sound, bad, new, SECRET, OTHER_SECRET):
         for part in each.split("."):
             assert part not in written
+
+
+@pytest.mark.trio
+async def test_requests_with_one_token_cannot_fill_the_log(path, autojump_clock):
+    """The first in a minute of a token from a place has a line, whatever is asked."""
+    one, other = (bearing(token("ada", jti=name)) for name in ("one", "other"))
+    register = b'{"user_id":"ada","backend_url":"http://x"}'
+    async with open_service(audited(path), in_memory=True) as local:
+
+        async def ask_all(headers, address="192.0.2.1"):
+            await ask(local, "GET", "/api/users/online", None, headers, address=address)
+            await ask(local, "GET", "/api/users/bob", None, headers, address=address)
+            await ask(local, "POST", "/api/register", register, headers, address=address)
+            await ask(local, "POST", "/api/events", b'{"type":"t","to_users":[]}', headers, address=address)
+
+        for _ in range(20):
+            await ask_all(one)
+        await ask_all(other)
+        await ask_all(one, "::ffff:192.0.2.2")
+        for number in range(20):
+            await ask_all(one, f"2001:db8::{number:x}")
+        await trio.sleep(60)
+        await ask_all(one)
+    lines = read(path)
+    assert of(lines, "authenticate", "token_id", "address", "method", "path") == [
+        [name, address, "GET", "/api/users/online"]
+        for name, address in (
+            ("one", "192.0.2.1"),
+            ("other", "192.0.2.1"),
+            ("one", "192.0.2.2"),
+            ("one", "2001:db8::0"),
+            ("one", "192.0.2.1"),
+        )
+    ]
+    # What was done with the tokens is told each time.
+    assert len(of(lines, "route")) == 43
+
+
+@pytest.mark.trio
+async def test_failed_attempts_of_operators_are_told_also_those_that_were_too_many(path):
+    settings = attrs.evolve(audited(path), admin=AdminSettings(token="the-admin-token-of-this-test-0123"))
+    async with open_service(settings, in_memory=True) as local:
+        for _ in range(11):
+            await ask(local, "GET", "/api/admin/limits", None, bearing("a-guess"), address="::ffff:192.0.2.1")
+        await ask(local, "GET", "/api/admin/limits", None, bearing(token("ada")), address="192.0.2.9")
+    lines = read(path)
+    assert of(lines, "refuse", "status", "code", "address", "path", "method") == [
+        *[[401, "unauthenticated", "192.0.2.1", "/api/admin/limits", "GET"]] * 10,
+        [429, "rate_limited", "192.0.2.1", "/api/admin/limits", "GET"],
+        [403, "forbidden", "192.0.2.9", "/api/admin/limits", "GET"],
+    ]
+    assert [line.get("retry_after_seconds") for line in lines if line["event"] == "refuse"][-2:] == [1, None]
+    assert of(lines, "admin") == []
+    assert "a-guess" not in path.read_text()
 
 
 @pytest.mark.trio

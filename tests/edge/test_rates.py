@@ -1,12 +1,13 @@
-"""How often users may send and connect, by mock clock."""
+"""How often users may send and connect, and strangers shake hands, by mock clock."""
 
 from __future__ import annotations
 
 import pytest
 import trio
-from peers import ADA, upgrade
+from peers import ADA, ask, head, read_answer, upgrade
 
 from collab.edge.peer import Ends
+from collab.edge.tls import TlsStream
 from collab.settings import LimitSettings, Settings
 from collab.testing import Closed, FakeBackend, Rejected, open_service
 
@@ -91,15 +92,20 @@ async def test_connects_over_the_rate_are_refused_for_a_while_by_address(autojum
         assert await local.connect("ada")
 
 
+async def open_from(local, address: str) -> FakeBackend:
+    """A backend in memory that has said nothing yet, at this address."""
+    stream, far_end = await local.open_stream()
+    assert far_end is not None
+    far_end.socket = Ends((address, 50000), ("127.0.0.1", 9000))
+    return FakeBackend(stream, far_end=far_end, timeout_seconds=5)
+
+
 @pytest.mark.trio
 async def test_connects_over_the_rate_are_refused_by_user():
     async with open_service(limited(connects_per_second=1), in_memory=True) as local:
         for number in range(11):
             # From an address of its own each time.
-            stream, far_end = await local.open_stream()
-            assert far_end is not None
-            far_end.socket = Ends((f"10.0.0.{number}", 50000), ("127.0.0.1", 9000))
-            backend = FakeBackend(stream, far_end=far_end, timeout_seconds=5)
+            backend = await open_from(local, f"10.0.0.{number}")
             target = "/?user_id=ada&backend_url=http://x"
             if number < 10:
                 await backend.open("localhost", target)
@@ -107,3 +113,91 @@ async def test_connects_over_the_rate_are_refused_by_user():
                 with pytest.raises(Rejected) as caught:
                     await backend.open("localhost", target)
                 assert (caught.value.status, caught.value.code) == (429, "rate_limited")
+
+
+async def refused_from(local, address: str, number: int) -> tuple[int, str] | None:
+    """How a connect of a new user from this address is refused, if it is."""
+    try:
+        backend = await open_from(local, address)
+        await backend.open("localhost", f"/?user_id=user{number}&backend_url=http://x")
+    except Rejected as rejected:
+        return rejected.status, rejected.code
+    return None
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    ("limits", "most", "refusal"),
+    [
+        ({"connects_per_second": 1}, 10, (429, "rate_limited")),
+        ({"connections_per_address": 3}, 3, (429, "too_many_connections")),
+    ],
+)
+@pytest.mark.parametrize(
+    ("same", "other"),
+    [("2001:db8::{:x}", "2001:db8:0:1::1"), ("::ffff:192.0.2.1", "::ffff:192.0.2.2")],
+)
+async def test_an_ipv6_network_counts_as_one_address_and_a_mapped_one_as_ipv4(
+    limits, most, refusal, same, other
+):
+    async with open_service(limited(**limits), in_memory=True) as local:
+        for number in range(most):
+            assert await refused_from(local, same.format(number), number) is None
+        assert await refused_from(local, same.format(most), most) == refusal
+        assert await refused_from(local, same.removeprefix("::ffff:").format(most), most) == refusal
+        assert await refused_from(local, other, most) is None
+
+
+async def shakes_hands(local, address: str) -> bool:
+    stream, far_end = await local.open_stream()
+    far_end.socket = Ends((address, 50000), ("127.0.0.1", 9000))
+    try:
+        await stream.do_handshake()
+    except trio.BrokenResourceError:
+        return False
+    await stream.send_all(head("GET", "/ready"))
+    assert (await read_answer(stream)).status == 200
+    await trio.aclose_forcefully(stream)
+    return True
+
+
+@pytest.mark.trio
+async def test_tls_handshakes_far_over_the_rate_of_connects_are_not_begun(
+    certificates, autojump_clock, monkeypatch, caplog
+):
+    begun = []
+    handshake = TlsStream.handshake
+
+    async def noted(stream):
+        begun.append(stream)
+        await handshake(stream)
+
+    monkeypatch.setattr(TlsStream, "handshake", noted)
+    caplog.set_level("INFO")
+    async with certificates.open_service(limited(connects_per_second=1), in_memory=True) as local:
+        # An address may shake hands ten times as often as it may connect: requests do so too.
+        for number in range(100):
+            assert await shakes_hands(local, f"2001:db8::{number:x}")
+        for _ in range(3):
+            assert not await shakes_hands(local, "2001:db8::1")
+        assert len(begun) == 100
+        assert await shakes_hands(local, "192.0.2.1")
+        await trio.sleep(1)
+        assert await shakes_hands(local, "2001:db8::1")
+    (told,) = [each for each in caplog.records if "over the rate" in each.getMessage()]
+    assert "3" in str(told.__dict__)
+
+
+@pytest.mark.trio
+async def test_without_a_rate_of_connects_handshakes_have_none(certificates, autojump_clock):
+    async with certificates.open_service(in_memory=True) as local:
+        for _ in range(120):
+            assert await shakes_hands(local, "192.0.2.1")
+
+
+@pytest.mark.trio
+async def test_requests_over_plain_tcp_count_as_no_connects():
+    async with open_service(limited(connects_per_second=1), in_memory=True) as local:
+        for _ in range(120):
+            assert (await ask(local, "GET", "/ready")).status == 200
+        assert await local.connect("ada")

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 import pytest
 
 from collab.errors import Refused
-from collab.policy.limits import Admission
+from collab.policy.limits import Admission, network_of
 from collab.settings import LimitSettings
 
 
@@ -87,4 +87,33 @@ def test_addresses_that_left_are_forgotten() -> None:
     for i in range(100):
         with admission.admit(str(i)):
             pass
-    assert not admission._by_address
+    assert not admission._by_network
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("::ffff:c000:201", "192.0.2.1"),
+        ("2001:db8:1:2::1", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2:ffff:ffff:ffff:ffff", "2001:db8:1:2::/64"),
+        ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::1", "::/64"),
+    ],
+)
+def test_an_ipv6_address_counts_by_its_64_and_a_mapped_one_as_ipv4(address: str, network: str) -> None:
+    assert network_of(address) == network
+
+
+def test_the_addresses_of_one_ipv6_network_share_their_places() -> None:
+    admission = Admission(LimitSettings(connections_per_address=2))
+    with admission.admit("2001:db8::1"):
+        with admission.admit("2001:db8::2:3:4:5"):
+            assert refusal(admission, "2001:db8::ffff").code == "too_many_connections"
+            with admission.admit("2001:db8:0:1::1"), admission.admit("192.0.2.1"):
+                pass
+        with admission.admit("2001:db8::7"):
+            refusal(admission, "2001:db8::1")
+    assert not admission._by_network

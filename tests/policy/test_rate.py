@@ -109,3 +109,14 @@ def test_many_meters_say_what_each_alone_would(steps: list[tuple[str, float, int
     for key, pause, units in steps:
         now += pause
         assert abs(together.spend(key, units, now) - alone[key].spend(units, now)) < 1e-6
+
+
+def test_to_ask_how_long_one_would_wait_uses_nothing() -> None:
+    meters = Meters(Rate(per_second=1, burst=2))
+    assert [meters.wait_seconds("a", 5.0) for _ in range(9)] == [0] * 9
+    assert len(meters) == 0
+    assert meters.spend("a", 2, 5.0) == 0
+    assert [round(meters.wait_seconds("a", 5.0), 6) for _ in range(9)] == [1] * 9
+    assert meters.wait_seconds("a", 6.0) == 0
+    assert meters.spend("a", 1, 6.0) == 0
+    assert meters.wait_seconds("b", 6.0) == 0

@@ -128,12 +128,21 @@ def operation(
         {"name": name, "in": "path", "required": True, "schema": SOME_USER} for name in parameters
     ]
     if for_operators:
-        found["responses"]["401"] = answer(ERROR)
+        found["responses"] |= {str(status): answer(ERROR) for status in (401, 429)}
     return found
 
 
-def document() -> dict[str, Any]:
-    """The whole document."""
+def document(*, guarded: bool = False) -> dict[str, Any]:
+    """The whole document; `guarded`: of a service that asks for tokens."""
+    whole = _document()
+    if guarded:
+        for path, methods in whole["paths"].items():
+            for described in methods.values() if path.startswith("/api/") else ():
+                described["responses"] |= {str(status): answer(ERROR) for status in (401, 403)}
+    return whole
+
+
+def _document() -> dict[str, Any]:
     users, connections = ({"type": "array", "items": row} for row in (USER, CONNECTION))
     return {
         "openapi": "3.1.0",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import itertools
 import json
 import logging
 from urllib.parse import quote
@@ -12,6 +13,7 @@ import trio
 from peers import ask, until_end
 from tokens import OTHER_SECRET, SECRET, token
 
+from collab.edge.peer import Ends
 from collab.errors import SettingsError
 from collab.settings import AdminSettings, AuthSettings, Duration, LimitSettings, Settings, load_settings
 from collab.testing import open_service
@@ -124,6 +126,8 @@ async def test_the_admin_token_is_no_users_token():
 async def test_the_path_of_an_operator_cannot_be_written_so_that_nobody_asks_who_comes():
     async with open_service(BY_BOTH, in_memory=True) as local:
         ada = await local.connect("ada", headers=bearing(token("ada")))
+        # Each from an address of its own, for which it is the first failure.
+        addresses = itertools.count(1)
         for target in (
             "/api/%61dmin/connections",
             "/api/admin/connections/",
@@ -136,7 +140,8 @@ async def test_the_path_of_an_operator_cannot_be_written_so_that_nobody_asks_who
             "http://localhost/api/admin/connections",
         ):
             for method in ("GET", "HEAD", "POST"):
-                stream, _ = await local.open_stream()
+                stream, far_end = await local.open_stream()
+                far_end.socket = Ends((f"10.0.0.{next(addresses)}", 50000), ("127.0.0.1", 9000))
                 async with stream:
                     await stream.send_all(f"{method} {target} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
                     status = (await stream.receive_some())[9:12]
@@ -160,6 +165,65 @@ async def test_the_admin_token_is_compared_in_constant_time(monkeypatch):
     assert compared == [
         (guess.encode(), ADMIN_TOKEN.encode()) for guess in ("x", ADMIN_TOKEN[:-1], ADMIN_TOKEN)
     ]
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    ("settings", "headers", "refusal"),
+    [
+        (BY_TOKEN, bearing("a-guess"), (401, "unauthenticated")),
+        (BY_TOKEN, {}, (401, "unauthenticated")),
+        (BY_SCOPE, bearing("a.b.c"), (401, "unauthenticated")),
+        (BY_BOTH, bearing(token("ada")), (403, "forbidden")),
+    ],
+)
+async def test_who_fails_too_often_is_told_to_wait_by_address(settings, headers, refusal, autojump_clock):
+    async with open_service(settings, in_memory=True) as local:
+
+        async def fail(address):
+            return await ask(local, "GET", CONNECTIONS, None, headers, address=address)
+
+        for number in range(10):
+            assert (await fail(f"2001:db8::{number:x}")).refusal == refusal
+        answer = await fail("2001:db8::ffff")
+        assert answer.refusal == (429, "rate_limited")
+        assert answer.headers["retry-after"] == "1"
+        # Another's failures are not theirs, and an attempt is given back each second.
+        assert (await fail("2001:db8:0:1::1")).refusal == refusal
+        await trio.sleep(1)
+        assert (await fail("2001:db8::1")).refusal == refusal
+        assert (await fail("2001:db8::1")).refusal == (429, "rate_limited")
+
+
+@pytest.mark.trio
+async def test_who_fails_too_often_cannot_find_the_admin_token_by_trying_on(autojump_clock, monkeypatch):
+    compared = []
+
+    def compare(one, other):
+        compared.append(one)
+        return real(one, other)
+
+    real = hmac.compare_digest
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    async with open_service(BY_BOTH, in_memory=True) as local:
+        for number in range(40):
+            await ask(local, "GET", LIMITS, None, bearing(f"guess-{number}"))
+        assert len(compared) == 10
+        assert (await ask(local, "GET", LIMITS, None, OPERATOR)).refusal == (429, "rate_limited")
+        assert len(compared) == 10
+        # From elsewhere, with a token that cannot be guessed, and after a while an operator comes in.
+        assert (await ask(local, "GET", LIMITS, None, OPERATOR, address="192.0.2.1")).status == 200
+        by_scope = bearing(token("root", scope="admin"))
+        assert (await ask(local, "GET", LIMITS, None, by_scope)).status == 200
+        await trio.sleep(1)
+        assert (await ask(local, "GET", LIMITS, None, OPERATOR)).status == 200
+
+
+@pytest.mark.trio
+async def test_an_operator_may_act_as_often_as_it_likes():
+    async with open_service(BY_TOKEN, in_memory=True) as local:
+        for _ in range(30):
+            assert (await act(local, "GET", LIMITS)).status == 200
 
 
 @pytest.mark.parametrize(

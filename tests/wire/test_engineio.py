@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import json
-
 import pytest
 from engineio.packet import Packet
 from engineio.payload import Payload
@@ -240,4 +238,4 @@ def test_another_request_is_refused_with_the_error_of_the_protocol(query, reques
 )
 def test_an_error_has_the_body_that_clients_read(error, status, body):
     assert error.status == status
-    assert json.loads(engineio.error_body(error)) == body
+    assert error.body == body
