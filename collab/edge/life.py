@@ -233,14 +233,17 @@ class Life:
 
     def _take(self, texts: list[bytes]) -> list[RouteRequest]:
         """Answer what is answered here; give back what is to be routed."""
-        connection = self.connection
+        connection, rules = self.connection, self._rules
+        user_id, decode = connection.user_id, connection.dialect.decode
+        # What came together is of one time.
+        now = trio.current_time() if rules.is_metered else None
         requests: list[RouteRequest] = []
         try:
             for text in texts:
                 try:
-                    message = connection.dialect.decode(text)
+                    message = decode(text)
                     if isinstance(message, RouteRequest):
-                        self._rules.check(message, connection.user_id)
+                        rules.check(message, user_id, now)
                         requests.append(message)
                     elif isinstance(message, RefreshRequest):
                         self._begin_refresh(message)
