@@ -78,6 +78,7 @@ class Service:
             self._audit,
             connections_per_user=settings.limits.connections_per_user,
             reconnect_spread_seconds=settings.server.reconnect_spread,
+            may_send=may_send,
         )
         self._pump = Pump(self._router, self._outbox) if pumped and hasattr(select, "epoll") else None
         self._tls = Tls.from_settings(settings.tls)
