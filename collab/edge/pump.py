@@ -222,7 +222,8 @@ class Pump:
                 recipients = 0
                 for request in requests:
                     recipients += len(request.event.to_users)
-                frames = max(frames, recipients)
+                if recipients > frames:
+                    frames = recipients
         # Small frames cost as much as large ones: who sends many is read in small pieces.
         if frames > _MANY_FRAMES:
             pumped.read_bytes = _SMALLEST_READ_BYTES
