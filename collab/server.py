@@ -38,7 +38,6 @@ from collab.web.serving import http_server
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from collab.core.connection import Connection
     from collab.settings import Settings
 
 _log = get_logger()
@@ -59,12 +58,9 @@ class Service:
         self._outbox = Outbox()
         self._authenticator = Authenticator(settings.auth)
         self._send_policy = policy = send_policy(settings.policy, settings.auth.mode)
-
-        def may_send(connection: Connection, user_id: str) -> bool:
-            assert policy is not None
-            return policy.allows(connection.user_id, connection.peers, user_id)
-
-        self._presence = Presence(self._outbox, self.status, may_send if policy else None)
+        # Asked for each recipient of each event: the policy itself, with nothing between.
+        may_send = None if policy is None else policy.may_send
+        self._presence = Presence(self._outbox, self.status, may_send)
         self._router = Router(
             self.registry,
             self._presence,
@@ -72,7 +68,7 @@ class Service:
             self._event_log,
             self._outbox,
             slow_consumer_seconds=settings.limits.slow_consumer,
-            may_send=may_send if policy else None,
+            may_send=may_send,
             audit=self._audit if self._audit.routes else None,
         )
         self._membership = Membership(
@@ -84,6 +80,7 @@ class Service:
             self._audit,
             connections_per_user=settings.limits.connections_per_user,
             reconnect_spread_seconds=settings.server.reconnect_spread,
+            may_send=may_send,
         )
         self._pump = Pump(self._router, self._outbox) if pumped and hasattr(select, "epoll") else None
         self._refusals = Refusals(self._audit)

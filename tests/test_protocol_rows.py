@@ -847,7 +847,8 @@ SENTENCES = {
         "`connected` is the first message on every connection.": [
             "tests/edge/test_life.py::test_connected_comes_first_and_counts_distinct_users",
         ],
-        "`active_users` is the number of users online, this one included.": [
+        "`active_users` is the number of users online to whom this one may send, itself included.": [
+            "tests/edge/test_permissions.py::test_one_is_told_the_number_of_those_alone_to_whom_one_may_send",
             "tests/edge/test_life.py::test_connected_comes_first_and_counts_distinct_users",
         ],
         "`from_user` is always there, and always true.": [
@@ -954,7 +955,7 @@ SENTENCES = {
         ],
         (
             "So it is, without waiting longer, once what waits has more than four times "
-            "`limits.mailbox_bytes`."
+            "`limits.mailbox_bytes`, and than 1 MiB."
         ): [
             "tests/core/test_mailbox.py::test_a_mailbox_for_which_too_much_waits_is_closed",
         ],

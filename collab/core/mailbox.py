@@ -41,7 +41,8 @@ class Mailbox:
 
     At most `max_messages` frames and `max_bytes` bytes are held, counting what the writer has
     taken and not yet sent; an empty mailbox takes one frame of any size. What finds it full can
-    wait behind it in order (`put_later`), up to four times `max_bytes`; more than that closes it. One
+    wait behind it in order (`put_later`), up to four times `max_bytes` and never less than 1 MiB, where
+    each frame counts 256 bytes beside its own; more than that closes it, but for the first. One
     reader (`take`, `sent`), any number of synchronous writers.
 
     Without `write_through` everything is queued for the writer. With it, the mailbox is either

@@ -12,7 +12,7 @@ from collab.wire.close import Close, CloseCode
 from collab.wire.messages import Connected, ServiceShutdown
 
 if TYPE_CHECKING:
-    from collab.core.connection import Connection
+    from collab.core.connection import Connection, MaySend
     from collab.core.outbox import Outbox
     from collab.core.presence import Presence
     from collab.core.registry import Registry
@@ -45,6 +45,7 @@ class Membership:
         *,
         connections_per_user: int,
         reconnect_spread_seconds: float,
+        may_send: MaySend | None = None,
     ) -> None:
         self._registry = registry
         self._router = router
@@ -54,6 +55,7 @@ class Membership:
         self._audit = audit
         self._connections_per_user = connections_per_user
         self._longest_reconnect_ms = int(reconnect_spread_seconds * 1000)
+        self._may_send = may_send
 
     def join(self, connection: Connection) -> None:
         """Register a connection and greet it; over the user's limit the oldest ones are replaced."""
@@ -88,7 +90,7 @@ class Membership:
         first = self._registry.add(connection)
         self._status.total_connections += 1
         self._router.watch(connection)
-        connection.send(Connected(user_id=connection.user_id, active_users=self._registry.user_count))
+        connection.send(Connected(user_id=connection.user_id, active_users=self._users_seen_by(connection)))
         backend_url = _without_credentials(connection.identity.backend_url)
         self._audit.connected(
             connection,
@@ -109,6 +111,13 @@ class Membership:
             # Its handshake was under way when the others were told.
             self._announce_shutdown_to(connection)
             connection.end(_GOING_AWAY)
+
+    def _users_seen_by(self, connection: Connection) -> int:
+        """How many users are online, as far as the connection's user may know of them; itself included."""
+        may_send = self._may_send
+        if may_send is None:
+            return self._registry.user_count
+        return sum(may_send(connection, user_id) for user_id in self._registry.user_ids())
 
     def _replace_oldest(self, newcomer: Connection) -> None:
         of_user = list(self._registry.of_user(newcomer.user_id))

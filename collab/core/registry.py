@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from collab.core.connection import Connection
 
@@ -60,6 +60,10 @@ class Registry:
         """Every connection. Collect before changing the registry."""
         for of_user in self._users.values():
             yield from of_user
+
+    def user_ids(self) -> Iterable[str]:
+        """Every user online. Collect before changing the registry."""
+        return self._users.keys()
 
     @property
     def user_count(self) -> int:

@@ -115,15 +115,16 @@ class Intake:
 
     def take(self, texts: list[bytes]) -> list[RouteRequest]:
         """Answer what is answered here; give back what is to be routed."""
-        connection = self.connection
-        decode = self._decode
+        connection, decode, check = self.connection, self._decode, self._check
+        # What came together is of one time.
+        now = trio.current_time() if self._rules.events.is_metered else None
         requests: list[RouteRequest] = []
         try:
             for text in texts:
                 try:
                     message = decode(text)
                     if isinstance(message, RouteRequest):
-                        self._check(message, connection.user_id)
+                        check(message, connection.user_id, now)
                         requests.append(message)
                     elif message is not None:
                         self._answer(message)

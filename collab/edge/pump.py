@@ -199,7 +199,7 @@ class Pump:
         return batches
 
     def _read(self, pumped: Pumped, now: float, batches: list[Batch]) -> int:
-        """Read one socket once: the number of frames that came."""
+        """Read one socket once: the number of frames that came, or of their recipients if that is more."""
         tap = pumped.tap
         try:
             data = os.read(pumped.descriptor, pumped.read_bytes)
@@ -213,12 +213,18 @@ class Pump:
             return 0
         tap.last_received = now
         texts, violation = tap.feed(data)
+        frames = tap.frames
         if texts:
             requests = pumped.take(texts)
             if requests:
                 batches.append(Batch(pumped.connection, requests))
+                # Each recipient costs as much as a frame: an event for many counts as so many frames.
+                recipients = 0
+                for request in requests:
+                    recipients += len(request.event.to_users)
+                if recipients > frames:
+                    frames = recipients
         # Small frames cost as much as large ones: who sends many is read in small pieces.
-        frames = tap.frames
         if frames > _MANY_FRAMES:
             pumped.read_bytes = _SMALLEST_READ_BYTES
         elif len(data) == pumped.read_bytes and len(data) < RECEIVE_BYTES:

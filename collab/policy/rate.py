@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import Final
 
 import attrs
 
-_MOST_KEYS: Final = 65_536
+_MOST_RECENT_KEYS: Final = 32_768
 # The tolerance is that of the sums, not of the rate.
 _ROUNDING_SECONDS: Final = 1e-9
 
@@ -56,21 +55,23 @@ class Meter:
 class Meters:
     """A meter for each key, in bounded memory.
 
-    Each call forgets one key whose meter is empty, if there is one. Where there are more than 65,536 that
-    are not, the one that was used first is forgotten: who brings that many keys has no use of it, as each
-    new key starts with no more than its burst.
+    A meter that nobody used for as long as a burst lasts is empty, and forgotten soon after that. Where
+    more than 65,536 are in use, those that were not used of late are forgotten: who brings that many keys
+    has no use of it, as each new key starts with no more than its burst.
     """
 
     def __init__(self, rate: Rate) -> None:
         self._burst = rate.burst
         self._unit_seconds = 1 / rate.per_second if rate.per_second else 0.0
         self._burst_seconds = rate.burst * self._unit_seconds
-        # In the order of their last use. No plain dict: to find its first key takes longer with each that
-        # was deleted before it.
-        self._empty_at: OrderedDict[str, float] = OrderedDict()
+        # Two generations: a key moves into the newer one with its use, and what is left in the older one goes
+        # all together. To keep them in the order of their last use would cost each use more than its meter.
+        self._recent: dict[str, float] = {}
+        self._former: dict[str, float] = {}
+        self._ages_at = 0.0
 
     def __len__(self) -> int:
-        return len(self._empty_at)
+        return len(self._recent) + len(self._former)
 
     @property
     def is_on(self) -> bool:
@@ -81,22 +82,32 @@ class Meters:
         """Use units of this key's meter, as `Meter.spend` does; more than the burst counts as the burst."""
         if not self._unit_seconds:
             return 0.0
-        known = self._empty_at
-        empty_at = known.pop(key, now)
+        if now > self._ages_at:
+            self._age(now)
+        recent = self._recent
+        empty_at = recent.get(key)
+        if empty_at is None:
+            empty_at = self._former.pop(key, now)
+            if len(recent) >= _MOST_RECENT_KEYS:
+                self._age(now)
+                recent = self._recent
         if empty_at < now:
             empty_at = now
-        seconds = (units if units < self._burst else self._burst) * self._unit_seconds
-        too_early = empty_at + seconds - now - self._burst_seconds
+        full_at = empty_at + (units if units < self._burst else self._burst) * self._unit_seconds
+        too_early = full_at - now - self._burst_seconds
         if too_early > _ROUNDING_SECONDS:
-            known[key] = empty_at
+            recent[key] = empty_at
             return too_early
-        known[key] = empty_at + seconds
-        oldest = next(iter(known))
-        if known[oldest] <= now or len(known) > _MOST_KEYS:
-            del known[oldest]
+        recent[key] = full_at
         return 0.0
 
     def wait_seconds(self, key: str, now: float) -> float:
         """What `spend` would say to one unit; nothing is used."""
-        too_early = self._empty_at.get(key, now) + self._unit_seconds - now - self._burst_seconds
+        empty_at = max(self._recent.get(key) or self._former.get(key, now), now)
+        too_early = empty_at + self._unit_seconds - now - self._burst_seconds
         return too_early if too_early > _ROUNDING_SECONDS else 0.0
+
+    def _age(self, now: float) -> None:
+        """Forget the older generation. What was used in neither for as long as a burst lasts is empty."""
+        self._former, self._recent = self._recent, {}
+        self._ages_at = now + self._burst_seconds

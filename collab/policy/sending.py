@@ -24,8 +24,21 @@ _LOOK_SECONDS: Final = 1.0
 _log = get_logger()
 
 
+class Sender(Protocol):
+    """A connection, as far as a policy looks at it."""
+
+    @property
+    def user_id(self) -> str: ...
+    @property
+    def peers(self) -> AbstractSet[str] | None: ...
+
+
 class SendPolicy(Protocol):
     """Whether a user may send to another, and so know of them. To oneself one always may."""
+
+    def may_send(self, sender: Sender, other_id: str) -> bool:
+        """Whether what comes on a connection may reach `other_id`; asked once for each recipient."""
+        ...
 
     def allows(self, user_id: str, peers: AbstractSet[str] | None, other_id: str) -> bool:
         """Whether a user, whose token has this claim `peers` (None: it has none), may send to `other_id`."""
@@ -60,6 +73,14 @@ def send_policy(settings: PolicySettings, auth_mode: AuthMode) -> SendPolicy | N
 class PeersOfToken:
     """Whom the sender's token names in `peers`; a token without the claim names nobody."""
 
+    def may_send(self, sender: Sender, other_id: str) -> bool:
+        """See `SendPolicy`."""
+        # The recipient is looked up first: what a token names is nearly always what is sent to.
+        peers = sender.peers
+        if peers is not None and (other_id in peers or ANYBODY in peers):
+            return True
+        return other_id == sender.user_id
+
     def allows(self, user_id: str, peers: AbstractSet[str] | None, other_id: str) -> bool:
         """See `SendPolicy`."""
         return other_id == user_id or (peers is not None and (other_id in peers or ANYBODY in peers))
@@ -90,6 +111,10 @@ class GroupsOfFile:
         self._open_groups: frozenset[int] = frozenset()
         self._seen = _stamp(self._path)
         self._take(_read(self._path))
+
+    def may_send(self, sender: Sender, other_id: str) -> bool:
+        """See `SendPolicy`."""
+        return self.allows(sender.user_id, None, other_id)
 
     def allows(self, user_id: str, peers: AbstractSet[str] | None, other_id: str) -> bool:
         """See `SendPolicy`."""

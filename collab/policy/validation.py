@@ -29,7 +29,8 @@ class EventRules:
         self._max_recipients = max_recipients
         # One meter for each user, whatever connection the events come on.
         self._meters = Meters(rate)
-        self._is_metered = self._meters.is_on
+        self.is_metered = self._meters.is_on
+        """Whether users have a rate, so that `check` needs to know the time."""
         self._schemas = schemas
 
     @classmethod
@@ -49,30 +50,32 @@ class EventRules:
         rate = Rate(limits.events_per_second, limits.burst or limits.events_per_second)
         return cls(max_recipients=limits.max_recipients, rate=rate, schemas=schemas)
 
-    def check(self, request: RouteRequest, user_id: str) -> None:
-        """Check one event of the user.
+    def check(self, request: RouteRequest, user_id: str, now: float | None = None) -> None:
+        """Check one event of the user. `now` is the time on Trio's clock, where the caller has it already.
 
         Raises:
             MessageError: `FromUserMismatch`, `TooManyRecipients`, `InvalidEvent` or `RateLimited`,
                 with the request's id.
         """
         event = request.event
+        to_users = event.to_users
         if event.from_user is not UNSET and event.from_user != user_id:
             raise FromUserMismatch(
                 "data.from_user: expected the connection's own user, or nothing", reply_id=request.reply_id
             )
-        if len(event.to_users) > self._max_recipients and len(set(event.to_users)) > self._max_recipients:
+        if len(to_users) > self._max_recipients and len(set(to_users)) > self._max_recipients:
             raise TooManyRecipients(
                 f"data.to_users: at most {self._max_recipients} recipients", reply_id=request.reply_id
             )
-        if has_control_or_bidi("".join(event.to_users)):
-            position = next(i for i, recipient in enumerate(event.to_users) if has_control_or_bidi(recipient))
+        if has_control_or_bidi("".join(to_users)):
+            position = next(i for i, recipient in enumerate(to_users) if has_control_or_bidi(recipient))
             raise InvalidEvent(
                 f"data.to_users[{position}]: holds a control or bidi character", reply_id=request.reply_id
             )
-        if self._is_metered:
-            units = -(-len(event.to_users) // _RECIPIENTS_A_UNIT) or 1
-            if wait_seconds := self._meters.spend(user_id, units, trio.current_time()):
+        if self.is_metered:
+            units = -(-len(to_users) // _RECIPIENTS_A_UNIT) or 1
+            at = trio.current_time() if now is None else now
+            if wait_seconds := self._meters.spend(user_id, units, at):
                 raise RateLimited(wait_seconds, reply_id=request.reply_id)
         if self._schemas is not None:
             self._schemas.check(event, request.reply_id)

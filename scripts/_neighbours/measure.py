@@ -40,19 +40,24 @@ class Scene:
     name: str
     memory_mib: float
     environment: tuple[str, ...] = ()
+    control: str = ""
+    """What stands in the place of nobody: the same crowd and the same traffic, but none of them bad."""
 
 
 SCENES = (
     # A mailbox, and what waits behind it: twice, as they may be in the middle of being joined.
     Scene("stalled", 16),
     # A frame of an event is shared; what a stopped one has of its own is what its writer took.
-    Scene("stopped", 128),
+    # Half a mailbox, so that they are sent away while it is measured.
+    Scene("stopped", 128, ("COLLAB_LIMITS__MAILBOX_BYTES=512KiB",), control="reading"),
     Scene("ping-flood", 16),
     Scene("pong-flood", 16),
     Scene("empty-fragments", 16),
     Scene("one-byte-fragments", 16),
     Scene("small-fragments", 16),
     Scene("one-byte-messages", 16),
+    Scene("ping-messages", 16),
+    Scene("offline-names", 16),
     Scene("slow-head", 16),
     Scene("killed", 16),
     Scene(
@@ -121,16 +126,19 @@ def _measure(scene: Scene, seconds: float) -> Round:
     serve = (COMMAND, "serve", "--host=127.0.0.1", "--port={port}", "--log-level=warning")
     server = Server(OURS, OURS, ("env", *scene.environment, *serve), "plain")
     load = (*LOAD, f"--seconds={seconds}")
+    broken: list[str] = []
+    if scene.control:
+        # In a service of its own, which it may leave larger than it was.
+        with running(server) as (url, pid):
+            without, became = _put_beside(scene.control, url, pid, load)
+            broken += became["broken"]
     with running(server) as (url, pid):
-        without = put_under_load(url, pid, load)
+        if not scene.control:
+            without = put_under_load(url, pid, load)
         before = _resident_bytes(pid)
         with _peak_of(pid) as peak:
-            neighbour = _begin(scene, url)
-            try:
-                beside = put_under_load(url, pid, load)
-            finally:
-                became = _end(neighbour)
-    broken = list(became["broken"])
+            beside, became = _put_beside(scene.name, url, pid, load)
+    broken += became["broken"]
     for when, report in (("alone", without), ("beside it", beside)):
         faults = {name: count for name, count in report["faults"].items() if count}
         if faults:
@@ -151,6 +159,18 @@ def _measure(scene: Scene, seconds: float) -> Round:
     )
 
 
+def _put_beside(
+    name: str, url: str, pid: int, load: tuple[str, ...]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The report of the load beside a neighbour, and what became of the neighbour."""
+    neighbour = _begin(name, url)
+    try:
+        report = put_under_load(url, pid, load)
+    finally:
+        became = _end(neighbour)
+    return report, became
+
+
 def _latency(report: dict[str, Any]) -> tuple[float, float]:
     found = report["traffic"]["delivery_latency"]
     if found is None:
@@ -158,10 +178,10 @@ def _latency(report: dict[str, Any]) -> tuple[float, float]:
     return found["p50_us"], found["p99_us"]
 
 
-def _begin(scene: Scene, url: str) -> subprocess.Popen[str]:
+def _begin(name: str, url: str) -> subprocess.Popen[str]:
     """The neighbour, once it is bad."""
     neighbour = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("neighbour.py")), scene.name, str(urlsplit(url).port)],
+        [sys.executable, str(Path(__file__).with_name("neighbour.py")), name, str(urlsplit(url).port)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -15,9 +15,13 @@ import sys
 import time
 from collections import Counter
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import attrs
 from peer import CONTINUATION, PING, PONG, TEXT, Gone, Peer, fragments, frame, head
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 CHUNK_BYTES = 1 << 18
 CLOSED_WITHIN_SECONDS = 2.0
@@ -76,6 +80,12 @@ def flood(port: int, found: Found, wire: bytes, begin: bytes = b"", *, is_allowe
             readable, writable, _ = select.select([peer.socket] if is_reading else [], [peer.socket], [], 0.1)
             try:
                 if readable:
+                    if is_allowed:
+                        # What is answered is of no interest, and may be much.
+                        if peer.socket.recv(CHUNK_BYTES):
+                            continue
+                        found.complain("one who may do this was sent away")
+                        break
                     is_told = peer.close_code is not None
                     with suppress(Gone):
                         peer.receive()
@@ -115,6 +125,16 @@ def one_byte_fragments(port: int, found: Found) -> None:
 
 def small_fragments(port: int, found: Found) -> None:
     flood(port, found, fragments(b'{"event":"ping"}', 1), is_allowed=True)
+
+
+def ping_messages(port: int, found: Found) -> None:
+    flood(port, found, frame(TEXT, b'{"event":"ping"}'), is_allowed=True)
+
+
+def offline_names(port: int, found: Found) -> None:
+    event = {"type": "t", "to_users": [f"nobody{n}" for n in range(1000)], "data": {}}
+    message = json.dumps({"event": "collab_event", "data": event}).encode()
+    flood(port, found, frame(TEXT, message), is_allowed=True)
 
 
 def one_byte_messages(port: int, found: Found) -> None:
@@ -182,7 +202,7 @@ def stalled(port: int, found: Found) -> None:
             found.complain(f"{hammer.sent - hammer.acked} acks are missing")
         texts, code = reader.read_to_end()
         found.ends[str(code)] += 1
-        if code not in (4003, 1006):
+        if code != 4003:
             found.complain(f"the stalled reader was closed with {code}")
         data = [json.loads(text)["data"] for text in texts if b'"collab_event"' in text]
         numbers = [int(event["data"].split()[0]) for event in data]
@@ -190,39 +210,109 @@ def stalled(port: int, found: Found) -> None:
             found.complain(f"the stalled reader got {numbers} after {first}")
         if lied := hammer.undelivered & set(numbers):
             found.complain(f"acknowledged as undelivered, and received: {lied}")
+    if not found.ends["4003"]:
+        found.complain("nobody was sent away: it was too short")
 
 
 def stopped(port: int, found: Found) -> None:
-    crowd = [Peer(port, f"stopped{n}", presence="all", receive_bytes=4096) for n in range(500)]
-    caller = Peer(port, "caller")
-    caller.socket.setblocking(False)
-    calls = []
-    for first in range(0, len(crowd), 20):
-        to_users = [peer.user_id for peer in crowd[first : first + 20]]
-        event = {"type": "t", "to_users": to_users, "data": "x" * 32_000}
-        calls.append(frame(TEXT, json.dumps({"event": "collab_event", "data": event}).encode()))
-    begun = time.monotonic()
-    left = b""
-    turn = 0
-    say_ready()
-    while not is_over():
-        due = time.monotonic() + 0.005
-        # Each of them is sent an event eight times a second; somebody comes and goes as often.
-        left = left or calls[turn % len(calls)]
-        with suppress(BlockingIOError):
-            left = left[caller.socket.send(left) :]
-        with suppress(BlockingIOError):
-            caller.receive()
-        turn += 1
-        if turn % len(calls) == 0:
-            Peer(port, "comes-and-goes").socket.close()
-        rest(due - time.monotonic())
-    for peer in crowd:
+    """They are sent away, while users come and go and events are for them.
+
+    Who then reads at once finds 4003. So one of 25 does; the others do so at the end, when most are cut off.
+    """
+    crowd = _Crowd.come(port, is_reading=False)
+    looked: set[str] = set()
+
+    def look() -> None:
+        for number in range(0, len(crowd.peers), 25):
+            peer = crowd.peers[number]
+            if peer.user_id in crowd.undelivered and peer.user_id not in looked:
+                looked.add(peer.user_id)
+                peer.socket.settimeout(CLOSED_WITHIN_SECONDS)
+                _, code = peer.read_to_end()
+                found.ends[str(code)] += 1
+                if code != 4003:
+                    found.complain(f"one that stopped, and then read, was closed with {code}")
+
+    crowd.play(look)
+    if not looked:
+        found.complain("nobody was sent away: it was too short")
+    for peer in crowd.peers:
+        if peer.user_id in looked:
+            continue
         peer.socket.settimeout(0.2)
         _, code = peer.read_to_end()
-        found.ends["open" if code == 1006 and time.monotonic() - begun < 10 else str(code)] += 1
-    if wrong := set(found.ends) - {"4003", "1006", "open"}:
-        found.complain(f"the stopped were closed with {wrong}")
+        found.ends[str(code) if peer.user_id in crowd.undelivered else "open"] += 1
+        if code not in (4003, 1006):
+            found.complain(f"one that stopped was closed with {code}")
+
+
+def reading(port: int, found: Found) -> None:
+    """The same crowd, and the same is sent to it, but it reads: what `stopped` is held against."""
+    crowd = _Crowd.come(port, is_reading=True)
+    crowd.play()
+    for peer in crowd.peers:
+        found.ends[str(peer.close_code or "open")] += 1
+    if set(found.ends) != {"open"} or crowd.undelivered:
+        found.complain(f"of those who read, some were sent away: {dict(found.ends)}")
+
+
+@attrs.define
+class _Crowd:
+    """500 clients. Each is sent 32 kB eight times a second, and somebody comes and goes as often."""
+
+    port: int
+    peers: list[Peer]
+    caller: Peer
+    is_reading: bool
+    undelivered: set[str] = attrs.field(factory=set)
+
+    @classmethod
+    def come(cls, port: int, *, is_reading: bool) -> _Crowd:
+        size = 0 if is_reading else 4096
+        peers = [
+            Peer(port, f"crowd{n}", presence="all", receive_bytes=size, segment_bytes=1400)
+            for n in range(500)
+        ]
+        caller = Peer(port, "caller")
+        for peer in (caller, *(peers if is_reading else ())):
+            peer.socket.setblocking(False)
+        return cls(port, peers, caller, is_reading)
+
+    def play(self, look: Callable[[], None] | None = None) -> None:
+        """Until it is over. `look` is called while something is due."""
+        by_descriptor = {peer.socket.fileno(): peer for peer in self.peers if self.is_reading}
+        readable = select.epoll()
+        for descriptor in by_descriptor:
+            readable.register(descriptor, select.EPOLLIN)
+        calls = list(self._calls())
+        left = b""
+        turn = 0
+        say_ready()
+        while not is_over():
+            due = time.monotonic() + 0.005
+            left = left or calls[turn % len(calls)]
+            with suppress(BlockingIOError):
+                left = left[self.caller.socket.send(left) :]
+            with suppress(BlockingIOError):
+                for _, payload in self.caller.receive():
+                    if b'"undelivered"' in payload:
+                        self.undelivered.update(json.loads(payload)["data"]["undelivered"])
+            turn += 1
+            if turn % len(calls) == 0:
+                Peer(self.port, "comes-and-goes").socket.close()
+            for descriptor, _ in readable.poll(0):
+                with suppress(BlockingIOError):
+                    by_descriptor[descriptor].receive()
+            if look is not None:
+                look()
+            rest(due - time.monotonic())
+        readable.close()
+
+    def _calls(self) -> Iterator[bytes]:
+        for first in range(0, len(self.peers), 20):
+            to_users = [peer.user_id for peer in self.peers[first : first + 20]]
+            event = {"type": "t", "to_users": to_users, "data": "x" * 32_000}
+            yield frame(TEXT, json.dumps({"event": "collab_event", "data": event}).encode())
 
 
 @attrs.define
@@ -363,12 +453,15 @@ def silent(port: int, found: Found) -> None:
 SCENES = {
     "stalled": stalled,
     "stopped": stopped,
+    "reading": reading,
     "ping-flood": ping_flood,
     "pong-flood": pong_flood,
     "empty-fragments": empty_fragments,
     "one-byte-fragments": one_byte_fragments,
     "small-fragments": small_fragments,
     "one-byte-messages": one_byte_messages,
+    "ping-messages": ping_messages,
+    "offline-names": offline_names,
     "slow-head": slow_head,
     "killed": killed,
     "silent": silent,

@@ -47,12 +47,23 @@ class Gone(Exception):
 class Peer:
     """One connected client. Owns its socket."""
 
-    def __init__(self, port: int, user_id: str, *, presence: str = "none", receive_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        port: int,
+        user_id: str,
+        *,
+        presence: str = "none",
+        receive_bytes: int = 0,
+        segment_bytes: int = 0,
+    ) -> None:
         self.user_id = user_id
         self.socket = socket.socket()
         self.socket.settimeout(_SECONDS)
         if receive_bytes:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        if segment_bytes:
+            # Over loopback, whose segments have 64 KiB, the kernel keeps 2.5 MB for one who does not read.
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, segment_bytes)
         self.socket.connect(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.sendall(head(user_id, presence))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import trio
+from fake_connections import Core, batch
 from peers import PING, PONG, event_text, frame, text
 
+from collab.edge.keepalive import Sweeper
 from collab.settings import Duration, LimitSettings, Settings, TimeoutSettings
 from collab.testing import open_service
 
@@ -158,6 +162,27 @@ async def test_time_in_which_the_service_did_not_run_is_held_against_no_consumer
         assert local.online() == {"ada", "bob"}
         await trio.sleep(0.5)
         assert local.online() == {"ada"}
+
+
+@pytest.mark.trio
+async def test_a_crowd_of_slow_consumers_is_sent_away_8_at_a_time_and_others_have_turns_between(
+    autojump_clock,
+):
+    core = Core()
+    ada = core.register("ada")
+    crowd = [core.register(f"slow{number}", max_messages=1) for number in range(40)]
+    for slow in crowd:
+        assert slow.mailbox.put(b"the mailbox is full")
+    core.router.route([batch(ada, ("1", [slow.user_id for slow in crowd]))])
+    acceptor = SimpleNamespace(lives=list)
+    ended = []
+    async with trio.open_nursery() as nursery:
+        await nursery.start(Sweeper(Settings(), acceptor, core.router).run)
+        while not all(slow.close for slow in crowd) and trio.current_time() < 10:
+            await trio.sleep(0.001)
+            ended.append(sum(slow.close is not None for slow in crowd))
+        nursery.cancel_scope.cancel()
+    assert sorted(set(ended) - {0}) == [8, 16, 24, 32, 40]
 
 
 @pytest.mark.trio

@@ -40,6 +40,19 @@ async def test_whom_one_may_not_reach_is_undelivered_as_if_offline(open_anyhow):
 
 
 @pytest.mark.trio
+async def test_one_is_told_the_number_of_those_alone_to_whom_one_may_send(open_anyhow):
+    async with open_anyhow(BY_TOKEN) as local:
+        for user_id in ("bob", "cyd", "dan"):
+            await local.connect(user_id, headers=bearing(user_id))
+        told = {}
+        for user_id, *others in (("ada", "bob", "nobody"), ("eve",), ("zoe", "*")):
+            target = "/?backend_url=http://localhost:8000&presence=none"
+            backend = await local.open(target, bearing(user_id, *others))
+            told[user_id] = (await backend.receive("connected"))["data"]["active_users"]
+        assert told == {"ada": 2, "eve": 1, "zoe": 6}
+
+
+@pytest.mark.trio
 async def test_presence_tells_of_those_alone_to_whom_one_may_send(open_anyhow):
     async with open_anyhow(BY_TOKEN) as local:
         ada = await local.connect("ada", presence="all", headers=bearing("ada", "bob"))

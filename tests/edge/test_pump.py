@@ -631,6 +631,17 @@ async def test_whoever_sends_many_small_control_frames_is_read_in_small_pieces(r
 
 
 @pytest.mark.trio
+async def test_an_event_for_many_counts_as_so_many_frames_in_a_turn(turns, reads):
+    recipients = [f"nobody{number}" for number in range(1000)]
+    async with open_service() as local:
+        ada = await local.connect("ada")
+        await flood(local, [ada], event_text(recipients) * 20, seconds=0.3)
+    # The other tasks run after each read that brings one, and no read grows beyond what brings the next.
+    assert 1000 <= max(turn.frames for turn in turns) <= 2000
+    assert max(size for _, _, size in reads.seen) <= 16384
+
+
+@pytest.mark.trio
 async def test_what_a_flooder_sends_behind_its_violation_is_neither_scanned_nor_read_for_ever(
     reads, monkeypatch
 ):

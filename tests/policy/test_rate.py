@@ -101,6 +101,16 @@ def test_keys_that_are_used_no_more_are_forgotten() -> None:
     assert len(meters) == 1
 
 
+def test_a_crowd_that_comes_and_goes_gives_nobody_a_second_burst() -> None:
+    meters = Meters(Rate(per_second=1, burst=10))
+    assert meters.spend("ada", 10, 0.0) == 0
+    for second in range(1, 10):
+        for number in range(1000):
+            meters.spend(f"{second}-{number}", 1, float(second))
+        assert meters.spend("ada", 10, float(second)) > 0
+    assert meters.spend("ada", 10, 10.0) == 0
+
+
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 3), st.integers(1, 5)), max_size=60))
 def test_many_meters_say_what_each_alone_would(steps: list[tuple[str, float, int]]) -> None:
     rate = Rate(per_second=2, burst=5)
