@@ -199,12 +199,7 @@ class Acceptor:
         """The opening handshake; None where the peer does not go through with it in time."""
         try:
             with trio.fail_after(self._settings.timeouts.handshake):
-                request = await wrap_server_stream(
-                    nursery,
-                    tap,
-                    message_queue_size=0,
-                    max_message_size=self._settings.limits.message_bytes,
-                )
+                request = await wrap_server_stream(nursery, tap)
                 return await request.accept()
         except (trio.TooSlowError, ConnectionClosed):
             return None

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from collab.settings import TimeoutSettings
 
 _log = get_logger()
-_BINARY = Close(CloseCode.BINARY_MESSAGE, "Messages are text frames")
 _INTERNAL = Close(CloseCode.INTERNAL_ERROR, "Internal error")
 _TOOK_NOTHING = Close(CloseCode.SLOW_CONSUMER, "Slow consumer: nothing was read for the write timeout")
 _TOO_MANY_ERRORS = Close(CloseCode.POLICY, "Too many messages with errors")
@@ -42,9 +41,9 @@ _NO_PONG = Close(CloseCode.NO_PONG, "No answer to the keepalive ping")
 class Life:
     """One connection from `connected` to its close frame.
 
-    At most three tasks: `run` itself, which hands on the messages that went through
-    trio-websocket; trio-websocket's reader, whose bytes come through the tap; and the writer, from
-    the first time that something could not be written at once.
+    At most three tasks: `run` itself, which waits for the end; trio-websocket's reader, whose bytes
+    come through the tap; and the writer, from the first time that something could not be written at
+    once.
     """
 
     __slots__ = (
@@ -123,6 +122,7 @@ class Life:
             try:
                 tap.open(
                     deliver=self._deliver,
+                    answer=connection.mailbox.put_or_wait,
                     before_read=connection.wait_may_read,
                     on_violation=connection.end,
                     on_lost=self._lose,
@@ -134,7 +134,7 @@ class Life:
                     pumped = Pumped(self._pump, connection, tap, take=self._take, on_violation=connection.end)
                     await self._pump_from_now(pumped)
                 with self._live:
-                    await self._hand_on_odd_messages()
+                    await self._wait_closed()
             finally:
                 self.stop_reading()
                 self._membership.leave(connection)
@@ -188,36 +188,19 @@ class Life:
             self.connection.mailbox.close(discard=True)
         self._live.cancel()
 
-    async def _hand_on_odd_messages(self) -> None:
-        while True:
-            try:
-                message = await self._websocket.get_message()
-            except ConnectionClosed as closed:
-                self._note_closed(closed)
-                return
-            if isinstance(message, bytes):
-                self.connection.end(_BINARY)
-                return
-            await self._deliver([message.encode()])
-            self._tap.scanner.odd_taken()
-
-    def _note_closed(self, closed: ConnectionClosed) -> None:
-        """Tell trio-websocket's own complaint, which it ends without a close frame, from the peer's end."""
-        if self._tap.scanner.peer_closed and closed.reason is not None:
-            self.connection.peer_close_code = closed.reason.code
+    async def _wait_closed(self) -> None:
+        """Wait for the end that trio-websocket sees. It gets no frame but the close frame, so no message."""
+        try:
+            await self._websocket.get_message()
+        except ConnectionClosed as closed:
+            if self._tap.scanner.peer_closed and closed.reason is not None:
+                self.connection.peer_close_code = closed.reason.code
         if self._tap.is_broken:
             self._lose()
-        if self._tap.scanner.peer_closed or self._tap.ended or self._tap.is_broken:
-            return
-        self._tap.scanner.odd_refused()
-        if closed.reason is not None and closed.reason.code == CloseCode.INVALID_UTF8:
-            self.connection.end(Close(CloseCode.INVALID_UTF8, "A text message is not UTF-8"))
-        else:
-            self.connection.end(Close(CloseCode.PROTOCOL_ERROR, "The WebSocket protocol was violated"))
 
     async def _pump_from_now(self, pumped: Pumped) -> None:
         assert self._pump is not None
-        if rest := self._tap.pump(pumped.update):
+        if rest := self._tap.pump():
             texts, violation = self._tap.feed(rest)
             await self._deliver(texts)
             if violation is not None:

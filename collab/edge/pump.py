@@ -63,9 +63,9 @@ class Pumped:
         self._pump.update(self)
 
     def wants_bytes(self) -> bool:
-        """Whether to read: alive, no flood, its window is open, and nothing waits for trio-websocket."""
+        """Whether to read: alive, no flood, and its window is open."""
         tap = self.tap
-        return not (self.removed or tap.has_odd or tap.ended or tap.has_enough) and self.connection.may_read()
+        return not (self.removed or tap.ended or tap.has_enough) and self.connection.may_read()
 
 
 class _Turn:
@@ -90,8 +90,7 @@ class Pump:
     other peers. A task switch costs as much as a small round: as long as more comes, and it is little, up
     to eight rounds follow each other in one turn. A turn ends after 256 reads or 512 frames in any case,
     so that peers cannot starve the other tasks. A connection that must not be read, because its window
-    is full or its tap holds something for trio-websocket, is taken out of the epoll: that is its
-    backpressure.
+    is full, is taken out of the epoll: that is its backpressure.
     """
 
     def __init__(self, router: Router, outbox: Outbox) -> None:
