@@ -16,11 +16,12 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_st
 from collab.core.connection import Connection
 from collab.core.mailbox import Mailbox
 from collab.edge.life import Life
+from collab.edge.stops import FloodMeter, Stops
 from collab.edge.tap import Tap
 from collab.errors import Draining, InvalidToken, Refused, Unauthenticated
 from collab.policy.limits import Admission
 from collab.policy.origins import OriginPolicy
-from collab.policy.rate import Meter, Meters, Rate
+from collab.policy.rate import Meters, Rate
 from collab.policy.validation import EventRules
 from collab.wire.close import Close, CloseCode
 from collab.wire.identity import Identity, claimed_in, identity_from_query, the_token
@@ -92,6 +93,8 @@ class Acceptor:
         self._connects_by_user, self._connects_by_address = Meters(connects), Meters(connects)
         self._controls = Rate.with_seconds_at_once(settings.limits.control_frames, _SECONDS_AT_ONCE)
         self._errors = Rate.with_seconds_at_once(settings.limits.errors, _SECONDS_AT_ONCE)
+        self.stops = Stops()
+        """When the process did not run, as the sweeper notices."""
         self._ids = itertools.count(1)
         self._lives: set[Life] = set()
         self._gone_by: float | None = None
@@ -131,7 +134,7 @@ class Acceptor:
                 rest,
                 max_message_bytes=int(self._settings.limits.message_bytes),
                 write_seconds=self._settings.timeouts.write,
-                controls=Meter(self._controls),
+                controls=FloodMeter(self._controls, self.stops),
             ),
         )
 
@@ -228,7 +231,7 @@ class Acceptor:
             rules=self.rules,
             authenticator=self._authenticator,
             audit=self._audit,
-            errors=Meter(self._errors),
+            errors=FloodMeter(self._errors, self.stops),
             timeouts=settings.timeouts,
         )
 

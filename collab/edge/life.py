@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collab.core.membership import Membership
     from collab.core.outbox import Outbox
     from collab.edge.pump import Pump
+    from collab.edge.stops import FloodMeter
     from collab.edge.tap import Tap
     from collab.observe.audit import Audit
     from collab.policy.auth import Authenticator
@@ -81,7 +82,7 @@ class Life:
         rules: EventRules,
         authenticator: Authenticator,
         audit: Audit,
-        errors: Meter,
+        errors: FloodMeter,
         timeouts: TimeoutSettings,
     ) -> None:
         self.connection = connection
@@ -244,7 +245,7 @@ class Life:
         connection.mailbox.put_or_wait(connection.dialect.error_frame(error))
         if isinstance(error, RateLimited):
             self._audit.limited(connection, "limits.events_per_second", error.retry_after_ms)
-        if self._errors.spend(1, trio.current_time()):
+        if self._errors.is_flood(1, trio.current_time()):
             self._tap.scanner.give_up()
             connection.end(_TOO_MANY_ERRORS)
 

@@ -15,7 +15,7 @@ from collab.wire.frames import EMPTY_CLOSE_FRAME, FrameScanner, close_frame, is_
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from collab.policy.rate import Meter
+    from collab.edge.stops import FloodMeter
 
 RECEIVE_BYTES = 65536
 _SEND_BYTES = 65536
@@ -75,7 +75,7 @@ class Tap(trio.abc.Stream):
         *,
         max_message_bytes: int,
         write_seconds: float,
-        controls: Meter,
+        controls: FloodMeter,
     ) -> None:
         self._stream = stream
         self._descriptor = stream.socket.fileno() if isinstance(stream, trio.SocketStream) else -1
@@ -193,7 +193,7 @@ class Tap(trio.abc.Stream):
             # Also after a breach of the protocol, when the scanner looks at nothing any more:
             # reading on lets the peer finish its sends and find our close frame.
             return [], None
-        if scan.controls and self._controls.spend(scan.controls, trio.current_time()):
+        if scan.controls and self._controls.is_flood(scan.controls, trio.current_time()):
             self.scanner.give_up()
             return scan.texts, scan.violation or _TOO_MANY_CONTROLS
         if scan.pongs:

@@ -186,3 +186,24 @@ async def test_pings_and_errors_within_their_limits_are_answered_for_ever(autoju
             assert (await read_raw(ada, 1)).count(answer) == 20
         await ada.stream.send_all(said * 50)
         assert b"\x88" in await read_raw(ada, 1)
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    ("said", "answer"), [(frame(PING, b"x"), b"\x8a\x01x"), (text("nonsense"), b"unknown_event")]
+)
+async def test_what_gathered_while_the_service_did_not_run_is_no_flood(autojump_clock, said, answer):
+    async with open_service(in_memory=True) as local:
+        ada = await local.connect("ada")
+        await ada.stream.send_all(said * 100)
+        assert (await read_raw(ada, 1)).count(answer) == 100
+        # As after SIGSTOP and SIGCONT. What came in between is read before anybody notices the stop.
+        autojump_clock.jump(60)
+        await ada.stream.send_all(said * 1000)
+        assert (await read_raw(ada, 1)).count(answer) == 1000
+        # A newcomer is forgiven nothing.
+        bob = await local.connect("bob")
+        await bob.stream.send_all(said * 201)
+        assert b"\x88" in await read_raw(bob, 1)
+        await ada.stream.send_all(said * 1000)
+        assert b"\x88" in await read_raw(ada, 1)

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
 
+from collab.edge.stops import FloodMeter, Stops
 from collab.edge.tap import Tap
-from collab.policy.rate import Meter, Rate
+from collab.policy.rate import Rate
 from collab.testing import MemoryStream
 from collab.wire.close import Close, CloseCode
 from collab.wire.frames import close_frame, text_frame
@@ -118,7 +119,7 @@ async def open_tap(
     """A tap whose handshake is done. Nothing is left running after the block."""
     near, far = trio.testing.memory_stream_pair()
     far_end = MemoryStream(far)
-    unmetered = Meter(Rate(per_second=0, burst=0))
+    unmetered = FloodMeter(Rate(per_second=0, burst=0), Stops())
     tap = Tap(far_end, HEAD, rest, max_message_bytes=LIMIT, write_seconds=write_seconds, controls=unmetered)
     async with trio.open_nursery() as nursery:
         request = await wrap_server_stream(nursery, tap)
@@ -183,7 +184,9 @@ async def test_a_ping_between_texts_is_answered() -> None:
 @pytest.mark.trio
 async def test_the_pings_of_a_read_are_answered_together_and_before_its_texts() -> None:
     _, far = trio.testing.memory_stream_pair()
-    tap = Tap(far, HEAD, b"", max_message_bytes=LIMIT, write_seconds=1, controls=Meter(Rate(0, 0)))
+    tap = Tap(
+        far, HEAD, b"", max_message_bytes=LIMIT, write_seconds=1, controls=FloodMeter(Rate(0, 0), Stops())
+    )
     answered: list[bytes] = []
     tap.open(deliver=_fail, answer=answered.append, before_read=_fail, on_violation=_fail)
     ping = peer.frame(peer.PING, b"x")
@@ -206,7 +209,9 @@ async def test_a_fragmented_message_is_delivered_whole_and_in_its_place() -> Non
 @pytest.mark.trio
 async def test_trio_websocket_gets_the_head_the_close_frame_and_the_end() -> None:
     near, far = trio.testing.memory_stream_pair()
-    tap = Tap(far, HEAD, b"", max_message_bytes=LIMIT, write_seconds=1, controls=Meter(Rate(0, 0)))
+    tap = Tap(
+        far, HEAD, b"", max_message_bytes=LIMIT, write_seconds=1, controls=FloodMeter(Rate(0, 0), Stops())
+    )
     tap.open(deliver=_deliver, answer=_ignore, before_read=trio.lowlevel.checkpoint, on_violation=_fail)
     assert await tap.receive_some() == HEAD
     close = peer.close(1000, "bye")
