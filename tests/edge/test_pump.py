@@ -806,25 +806,47 @@ async def test_whoever_sends_many_small_control_frames_is_read_in_small_pieces(r
 
 
 @pytest.mark.trio
+@pytest.mark.parametrize(
+    "flood",
+    [
+        pytest.param(frame(PING), id="pings"),
+        pytest.param(frame(TEXT, b"x"), id="errors"),
+    ],
+)
 async def test_what_a_flooder_sends_behind_its_violation_is_neither_scanned_nor_read_for_ever(
-    reads, monkeypatch
+    reads, monkeypatch, flood
 ):
     monkeypatch.setattr(tap_module, "_LINGER_BYTES", 1 << 20)
-    looked_at = []
-    original = FrameScanner._frame
+    found = 0
+    original = FrameScanner.feed
 
-    def counting_frame(self, *arguments):
-        looked_at.append(1)
-        return original(self, *arguments)
+    def counting_feed(self, data):
+        nonlocal found
+        scan = original(self, data)
+        found += len(scan.texts) + scan.controls
+        return scan
 
-    monkeypatch.setattr(FrameScanner, "_frame", counting_frame)
+    monkeypatch.setattr(FrameScanner, "feed", counting_feed)
     async with open_service() as local:
         ada, bob = await local.connect("ada"), await local.connect("bob")
         with trio.fail_after(10), suppress(trio.BrokenResourceError):
             while True:
-                await ada.stream.send_all(frame(PING) * 10_000)
+                await ada.stream.send_all(flood * 10_000)
         assert await bob.echoes()
         await ada.stream.aclose()
     # One read of at most 4 KiB told that it is a flood.
-    assert len(looked_at) <= 4096 / 6 + 2
+    assert found <= 4096 / 6 + 2
     assert sum(size for _, _, size in reads.seen) <= (1 << 20) + 3 * ROUND_BYTES
+
+
+@pytest.mark.trio
+async def test_of_a_read_with_too_many_errors_nothing_behind_them_is_taken(open_over_sockets):
+    async with open_over_sockets() as local:
+        ada, bob = await local.connect("ada"), await local.connect("bob")
+        await ada.stream.send_all(frame(TEXT, b"x") * 300 + event_text(["bob"], "too late"))
+        messages, end = await until_end(ada)
+        assert end == (1008, "Too many messages with errors")
+        # 200 at once are allowed; the next one is answered and ends the connection.
+        assert [message["event"] for message in messages].count("error") == 201
+        await bob.send("ping")
+        assert (await bob.receive())["event"] == "pong"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn
 
@@ -493,6 +494,52 @@ async def test_a_peer_that_is_gone_breaks_the_send_and_ends_the_goodbye() -> Non
             await tapped.tap.send_all(text_frame(b"a"))
         await tapped.tap.send_close(BYE)
         assert tapped.tap.ended
+
+
+@asynccontextmanager
+async def open_plain_tap() -> AsyncIterator[tuple[Tap, trio.SocketStream]]:
+    """A tap of a plain-TCP socket whose handshake is over, and the peer's end."""
+    ours, peers_end = trio.socket.socketpair()
+    async with trio.SocketStream(ours) as stream, trio.SocketStream(peers_end) as far_end:
+        tap = Tap(
+            stream,
+            HEAD,
+            b"",
+            max_message_bytes=LIMIT,
+            write_seconds=10,
+            controls=FloodMeter(Rate(0, 0), Stops()),
+        )
+        tap.open(deliver=_deliver, answer=_ignore, before_read=trio.lowlevel.checkpoint, on_violation=_fail)
+        yield tap, far_end
+
+
+@pytest.mark.trio
+async def test_nothing_is_written_into_the_middle_of_a_send() -> None:
+    async with open_plain_tap() as (tap, far_end), trio.open_nursery() as nursery:
+        long = text_frame(b"a" * 5_000_000)
+        nursery.start_soon(tap.send, long)
+        await trio.testing.wait_all_tasks_blocked()
+        read = bytearray()
+        while len(read) < len(long) // 2:
+            # There is room in the socket by now, and the sender may not have come to use it yet.
+            read += os.read(far_end.socket.fileno(), 1 << 20)
+            assert tap.write_now(text_frame(b"b")) == 0
+            await trio.testing.wait_all_tasks_blocked()
+        while len(read) < len(long):
+            read += await far_end.receive_some(1 << 20)
+        assert read == long
+        await trio.testing.wait_all_tasks_blocked()
+        assert tap.write_now(text_frame(b"b")) == len(text_frame(b"b"))
+
+
+@pytest.mark.trio
+async def test_nothing_is_written_behind_the_close_frame() -> None:
+    async with open_plain_tap() as (tap, far_end):
+        await tap.send_close(BYE)
+        assert tap.write_now(text_frame(b"b")) == 0
+        assert await far_end.receive_some() == close_frame(BYE)
+        with trio.move_on_after(0):
+            raise AssertionError(await far_end.receive_some())
 
 
 @pytest.mark.trio
