@@ -32,7 +32,8 @@ _READS_A_TURN = 256
 _FRAMES_A_TURN = 512
 _FEW_FRAMES = 64
 _MANY_FRAMES = 128
-_SMALLEST_READ_BYTES = 4096
+_FIRST_READ_BYTES = 4096
+_SMALLEST_READ_BYTES = 1024
 # Resets and broken connections are told of with any mask.
 _READING, _UNTIL_THE_END, _UNTIL_A_RESET = select.EPOLLIN, select.EPOLLRDHUP, 0
 _INTERNAL = Close(CloseCode.INTERNAL_ERROR, "Internal error")
@@ -60,7 +61,7 @@ class Pumped:
         self.descriptor = -1
         """Its number in the epoll; -1 while it is not in."""
         self.removed = False
-        self.read_bytes = _SMALLEST_READ_BYTES
+        self.read_bytes = _FIRST_READ_BYTES
         """How much its next read may bring."""
 
     def update(self) -> None:

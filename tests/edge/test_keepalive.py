@@ -201,6 +201,11 @@ async def test_what_gathered_while_the_service_did_not_run_is_no_flood(autojump_
         autojump_clock.jump(60)
         await ada.stream.send_all(said * 1000)
         assert (await read_raw(ada, 1)).count(answer) == 1000
+        # Nor is it once the stop was noticed.
+        autojump_clock.jump(60)
+        await trio.sleep(1)
+        await ada.stream.send_all(said * 1000)
+        assert (await read_raw(ada, 1)).count(answer) == 1000
         # A newcomer is forgiven nothing.
         bob = await local.connect("bob")
         await bob.stream.send_all(said * 201)

@@ -800,9 +800,9 @@ async def test_whoever_sends_many_small_control_frames_is_read_in_small_pieces(r
             while "id" not in await ada.receive("pong"):
                 pass
     sizes = [size for _, _, size in reads.seen]
-    large = [size for size in sizes if size > 4096]
+    large = [size for size in sizes if size > 1024]
     # After a large read full of pings come small ones, until one brings few frames again.
-    assert sizes.count(4096) > len(large)
+    assert sizes.count(1024) > len(large)
 
 
 @pytest.mark.trio
