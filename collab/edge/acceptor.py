@@ -20,14 +20,15 @@ from collab.edge.intake import Intake, Rules
 from collab.edge.life import Life
 from collab.edge.polling import PollingSession
 from collab.edge.socketio import Handshake
+from collab.edge.stops import FloodMeter, Stops
 from collab.edge.tap import Tap
 from collab.errors import Draining, InvalidToken, Refused, Unauthenticated
 from collab.policy.limits import Admission, network_of
 from collab.policy.origins import OriginPolicy
-from collab.policy.rate import Meter, Meters, Rate
+from collab.policy.rate import Meters, Rate
 from collab.policy.validation import EventRules
 from collab.wire.close import Close, CloseCode
-from collab.wire.engineio import ENGINE_PATHS, check_request, new_sid
+from collab.wire.engineio import BINARY_PACKET, ENGINE_PATHS, check_request, new_sid
 from collab.wire.identity import Identity, claimed_in, identity_from_query, the_token
 from collab.wire.plain import PLAIN
 
@@ -108,6 +109,8 @@ class Acceptor:
         connects = Rate.with_seconds_at_once(settings.limits.connects_per_second, _SECONDS_AT_ONCE)
         self._connects_by_user, self._connects_by_address = Meters(connects), Meters(connects)
         self._controls = Rate.with_seconds_at_once(settings.limits.control_frames, _SECONDS_AT_ONCE)
+        self.stops = Stops()
+        """When the process did not run, as the sweeper notices."""
         self._intake_rules = Rules(
             events=self.rules,
             authenticator=authenticator,
@@ -115,6 +118,7 @@ class Acceptor:
             membership=membership,
             errors=Rate.with_seconds_at_once(settings.limits.errors, _SECONDS_AT_ONCE),
             controls=self._controls,
+            stops=self.stops,
             timeouts=settings.timeouts,
         )
         self.sessions = EngineSessions(
@@ -159,7 +163,8 @@ class Acceptor:
                 rest,
                 max_message_bytes=int(self._settings.limits.message_bytes),
                 write_seconds=self._settings.timeouts.write,
-                controls=Meter(self._controls),
+                controls=FloodMeter(self._controls, self.stops),
+                binary_as=None if isinstance(comer, Comer) else BINARY_PACKET,
             ),
         )
 
@@ -295,12 +300,7 @@ class Acceptor:
         """The opening handshake; None where the peer does not go through with it in time."""
         try:
             with trio.fail_after(self._settings.timeouts.handshake):
-                request = await wrap_server_stream(
-                    nursery,
-                    tap,
-                    message_queue_size=0,
-                    max_message_size=self._settings.limits.message_bytes,
-                )
+                request = await wrap_server_stream(nursery, tap)
                 return await request.accept()
         except (trio.TooSlowError, ConnectionClosed):
             return None

@@ -9,6 +9,7 @@ import attrs
 import trio
 
 from collab.core.membership import Membership
+from collab.edge.stops import FloodMeter, Stops
 from collab.errors import InvalidToken, MessageError, RateLimited, RefreshRefused, Refused, UnknownEvent
 from collab.observe.audit import Audit
 from collab.observe.log import get_logger
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from collab.wire.messages import ClientMessage
 
 _log = get_logger()
-_BINARY = Close(CloseCode.BINARY_MESSAGE, "Messages are text frames")
 _NO_PONG = Close(CloseCode.NO_PONG, "No answer to the keepalive ping")
 _TOKEN_EXPIRED = Close(CloseCode.TOKEN_EXPIRED, "The token has expired")
 _INTERNAL = Close(CloseCode.INTERNAL_ERROR, "Internal error")
@@ -47,6 +47,7 @@ class Rules:
     """How many messages of a connection may get an error."""
     controls: Rate
     """How many packets or frames of a connection may be of use to its transport alone."""
+    stops: Stops
     timeouts: TimeoutSettings
 
 
@@ -76,7 +77,7 @@ class Intake:
         self._decode: Callable[[bytes], ClientMessage | None] = connection.dialect.decode
         self._pinged_at: float | None = None
         self._check = rules.events.check
-        self._errors = Meter(rules.errors)
+        self._errors = FloodMeter(rules.errors, rules.stops)
         self._is_refreshing = False
         self._refreshes: Meter | None = None
 
@@ -108,10 +109,6 @@ class Intake:
             self._pinged_at = now if self._ping(now, heard_at) else None
         elif now - self._pinged_at >= self._rules.timeouts.ping_timeout:
             connection.end(_NO_PONG)
-
-    def take_binary(self) -> None:
-        """A binary message came."""
-        self.connection.end(_BINARY)
 
     def take(self, texts: list[bytes]) -> list[RouteRequest]:
         """Answer what is answered here; give back what is to be routed."""
@@ -158,7 +155,7 @@ class Intake:
         self._count_error()
 
     def _count_error(self) -> None:
-        if self._errors.spend(1, trio.current_time()):
+        if self._errors.is_flood(1, trio.current_time()):
             self.connection.end(_TOO_MANY_ERRORS)
 
     def _begin_refresh(self, request: RefreshRequest) -> None:

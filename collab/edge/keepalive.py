@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from collab.edge.stops import STOPPED_SECONDS
+
 if TYPE_CHECKING:
     from collab.core.router import Router
     from collab.edge.acceptor import Acceptor
@@ -14,7 +16,6 @@ if TYPE_CHECKING:
 _LONGEST_TICK_SECONDS = 0.1
 _SHORTEST_TICK_SECONDS = 0.01
 _LATE_SECONDS = 0.2
-_STOPPED_SECONDS = 1.0
 _SKIPPED_AT_MOST = 10
 _EVICTIONS_AT_ONCE = 8
 _EVICTION_PAUSE_SECONDS = 0.01
@@ -44,14 +45,14 @@ class Sweeper:
         skipped = 0
         while True:
             due = trio.current_time() + self._tick_seconds
-            await trio.sleep_until(due)
+            late_seconds = await self._acceptor.stops.sleep_until(due)
             now = trio.current_time()
-            if now - due > _LATE_SECONDS and skipped < _SKIPPED_AT_MOST:
+            if late_seconds > _LATE_SECONDS and skipped < _SKIPPED_AT_MOST:
                 # We did not run for a while: what looks like a peer's silence may lie in its socket
                 # unread. Let the readers and writers run before anybody is judged.
                 skipped += 1
-                if now - due > _STOPPED_SECONDS:
-                    self._router.discount(now - due)
+                if late_seconds > STOPPED_SECONDS:
+                    self._router.discount(late_seconds)
                 continue
             skipped = 0
             await self._evict_slow_consumers()
@@ -65,4 +66,4 @@ class Sweeper:
             if not self._router.evict_slow_consumers(_EVICTIONS_AT_ONCE):
                 return
             # Their tasks end now, and everybody else has a turn.
-            await trio.sleep(_EVICTION_PAUSE_SECONDS)
+            await self._acceptor.stops.sleep_until(trio.current_time() + _EVICTION_PAUSE_SECONDS)

@@ -27,9 +27,9 @@ _TOOK_NOTHING = Close(CloseCode.SLOW_CONSUMER, "Slow consumer: nothing was read 
 class Life:
     """One connection from `connected` to its close frame.
 
-    At most three tasks: `run` itself, which hands on the messages that went through
-    trio-websocket; trio-websocket's reader, whose bytes come through the tap; and the writer, from
-    the first time that something could not be written at once.
+    At most three tasks: `run` itself, which waits for the end; trio-websocket's reader, whose bytes
+    come through the tap; and the writer, from the first time that something could not be written at
+    once.
     """
 
     __slots__ = (
@@ -91,6 +91,7 @@ class Life:
             try:
                 tap.open(
                     deliver=self._deliver,
+                    answer=connection.mailbox.put_or_wait,
                     before_read=connection.wait_may_read,
                     on_violation=connection.end,
                     on_lost=self._lose,
@@ -110,7 +111,7 @@ class Life:
                     )
                     await self._pump_from_now(pumped)
                 with self._live:
-                    await self._hand_on_odd_messages()
+                    await self._wait_closed()
             finally:
                 self.stop_reading()
                 self._intake.leave()
@@ -149,36 +150,19 @@ class Life:
             self.connection.mailbox.close(discard=True)
         self._live.cancel()
 
-    async def _hand_on_odd_messages(self) -> None:
-        while True:
-            try:
-                message = await self._websocket.get_message()
-            except ConnectionClosed as closed:
-                self._note_closed(closed)
-                return
-            if isinstance(message, bytes):
-                self._intake.take_binary()
-            else:
-                await self._deliver([message.encode()])
-            self._tap.scanner.odd_taken()
-
-    def _note_closed(self, closed: ConnectionClosed) -> None:
-        """Tell trio-websocket's own complaint, which it ends without a close frame, from the peer's end."""
-        if self._tap.scanner.peer_closed and closed.reason is not None:
-            self.connection.peer_close_code = closed.reason.code
+    async def _wait_closed(self) -> None:
+        """Wait for the end that trio-websocket sees. It gets no frame but the close frame, so no message."""
+        try:
+            await self._websocket.get_message()
+        except ConnectionClosed as closed:
+            if self._tap.scanner.peer_closed and closed.reason is not None:
+                self.connection.peer_close_code = closed.reason.code
         if self._tap.is_broken:
             self._lose()
-        if self._tap.scanner.peer_closed or self._tap.ended or self._tap.is_broken:
-            return
-        self._tap.scanner.odd_refused()
-        if closed.reason is not None and closed.reason.code == CloseCode.INVALID_UTF8:
-            self.connection.end(Close(CloseCode.INVALID_UTF8, "A text message is not UTF-8"))
-        else:
-            self.connection.end(Close(CloseCode.PROTOCOL_ERROR, "The WebSocket protocol was violated"))
 
     async def _pump_from_now(self, pumped: Pumped) -> None:
         assert self._pump is not None
-        if rest := self._tap.pump(pumped.update):
+        if rest := self._tap.pump():
             texts, violation = self._tap.feed(rest)
             await self._deliver(texts)
             if violation is not None:

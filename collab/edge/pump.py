@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import select
+import struct
+import termios
 from collections import deque
+from fcntl import ioctl
 from typing import TYPE_CHECKING
 
 import trio
@@ -29,7 +32,10 @@ _READS_A_TURN = 256
 _FRAMES_A_TURN = 512
 _FEW_FRAMES = 64
 _MANY_FRAMES = 128
-_SMALLEST_READ_BYTES = 4096
+_FIRST_READ_BYTES = 4096
+_SMALLEST_READ_BYTES = 1024
+# Resets and broken connections are told of with any mask.
+_READING, _UNTIL_THE_END, _UNTIL_A_RESET = select.EPOLLIN, select.EPOLLRDHUP, 0
 _INTERNAL = Close(CloseCode.INTERNAL_ERROR, "Internal error")
 
 
@@ -55,17 +61,16 @@ class Pumped:
         self.descriptor = -1
         """Its number in the epoll; -1 while it is not in."""
         self.removed = False
-        self.read_bytes = _SMALLEST_READ_BYTES
+        self.read_bytes = _FIRST_READ_BYTES
         """How much its next read may bring."""
 
     def update(self) -> None:
-        """Into the epoll, or out of it, as its state asks for now."""
+        """Read from now on, or no more, as its state asks for now."""
         self._pump.update(self)
 
     def wants_bytes(self) -> bool:
-        """Whether to read: alive, no flood, its window is open, and nothing waits for trio-websocket."""
-        tap = self.tap
-        return not (self.removed or tap.has_odd or tap.ended or tap.has_enough) and self.connection.may_read()
+        """Whether to read: no flood, and its window is open."""
+        return not self.tap.has_enough and self.connection.may_read()
 
 
 class _Turn:
@@ -89,9 +94,9 @@ class Pump:
     In a round each readable socket is read once, at most 64 KiB of it, so that no peer can starve the
     other peers. A task switch costs as much as a small round: as long as more comes, and it is little, up
     to eight rounds follow each other in one turn. A turn ends after 256 reads or 512 frames in any case,
-    so that peers cannot starve the other tasks. A connection that must not be read, because its window
-    is full or its tap holds something for trio-websocket, is taken out of the epoll: that is its
-    backpressure.
+    so that peers cannot starve the other tasks. A connection whose window is full is not read: that is its
+    backpressure. The epoll tells of its end alone then. A reset ends it at once; what was sent before an end
+    in good order is read first, once the window is open.
     """
 
     def __init__(self, router: Router, outbox: Outbox) -> None:
@@ -118,24 +123,44 @@ class Pump:
         self.update(pumped)
 
     def update(self, pumped: Pumped) -> None:
-        """Into the epoll, or out of it, as the connection's state asks for now."""
+        """Read the connection from now on, or no more, as its state asks for now."""
+        if self._epoll.closed:
+            return
+        tap = pumped.tap
+        if pumped.removed or tap.ended:
+            if pumped.descriptor >= 0:
+                self._epoll.unregister(pumped.descriptor)
+                del self._by_descriptor[pumped.descriptor]
+                pumped.descriptor = -1
+                tap.reading = False
+            return
         wanted = pumped.wants_bytes()
-        if self._epoll.closed or wanted == (pumped.descriptor >= 0):
+        if wanted == tap.reading and pumped.descriptor >= 0:
+            return
+        if not self._watch(pumped, _READING if wanted else _UNTIL_THE_END):
             return
         if wanted:
-            descriptor = pumped.tap.descriptor
-            if descriptor < 0:
-                return
-            self._epoll.register(descriptor, select.EPOLLIN)
-            self._by_descriptor[descriptor] = pumped
-            pumped.descriptor = descriptor
             # The time in which we did not read is not the peer's silence.
-            pumped.tap.last_received = trio.current_time()
-        else:
-            self._epoll.unregister(pumped.descriptor)
-            del self._by_descriptor[pumped.descriptor]
-            pumped.descriptor = -1
-        pumped.tap.reading = wanted
+            tap.last_received = trio.current_time()
+        tap.reading = wanted
+
+    def _watch(self, pumped: Pumped, mask: int) -> bool:
+        """Have the epoll tell of this: False where it does not take it, and the connection ends."""
+        try:
+            if pumped.descriptor >= 0:
+                self._epoll.modify(pumped.descriptor, mask)
+            else:
+                descriptor = pumped.tap.descriptor
+                self._epoll.register(descriptor, mask)
+                self._by_descriptor[descriptor] = pumped
+                pumped.descriptor = descriptor
+        except OSError:
+            # The kernel has no room for it: that is the end of this connection, and of no other.
+            _log.exception("Connection failed", user_id=pumped.connection.user_id)
+            pumped.tap.end()
+            pumped.connection.end(_INTERNAL)
+            return False
+        return True
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Pump until cancelled. Raises nothing that a peer can cause."""
@@ -168,9 +193,21 @@ class Pump:
 
     def _find_readable(self) -> bool:
         by_descriptor = self._by_descriptor
-        for descriptor, _ in self._epoll.poll(0, _READS_A_TURN):
-            self._readable.append(by_descriptor[descriptor])
+        for descriptor, events in self._epoll.poll(0, _READS_A_TURN):
+            pumped = by_descriptor[descriptor]
+            if pumped.tap.reading:
+                self._readable.append(pumped)
+            else:
+                self._note_end(pumped, events)
         return bool(self._readable)
+
+    def _note_end(self, pumped: Pumped, events: int) -> None:
+        """The peer of a connection that is not read has ended it, or its own side."""
+        if events & (select.EPOLLERR | select.EPOLLHUP) or not _unread_bytes(pumped.descriptor):
+            pumped.tap.end()
+            self.update(pumped)
+        else:
+            self._watch(pumped, _UNTIL_A_RESET)
 
     def _round(self, turn: _Turn) -> list[Batch]:
         """Read each readable socket once, as far as the turn goes, and route what came.
@@ -183,8 +220,8 @@ class Pump:
         with self._outbox:
             while readable and not turn.is_over:
                 pumped = readable.popleft()
-                # It may have left the epoll since it was found readable.
-                if pumped.descriptor < 0:
+                # It may have ended, or filled its window, since it was found readable.
+                if not pumped.tap.reading:
                     continue
                 turn.reads += 1
                 try:
@@ -234,3 +271,8 @@ class Pump:
         if not pumped.wants_bytes():
             self.update(pumped)
         return frames
+
+
+def _unread_bytes(descriptor: int) -> int:
+    unread: int = struct.unpack("i", ioctl(descriptor, termios.FIONREAD, bytes(4)))[0]
+    return unread

@@ -10,8 +10,8 @@ import trio
 
 from collab.core.connection import Connection
 from collab.edge.intake import Intake
+from collab.edge.stops import FloodMeter
 from collab.errors import InvalidToken, Refused, Unauthenticated
-from collab.policy.rate import Meter
 from collab.wire.close import Close, CloseCode
 from collab.wire.engineio import PING_FRAME, new_sid
 from collab.wire.identity import Identity, identity_from_auth, token_from_auth
@@ -105,7 +105,7 @@ class SocketIoIntake(Intake):
         self._check_user = check_user
         self._on_refused = on_refused
         self._session = SocketIoSession()
-        self._controls = Meter(rules.controls)
+        self._controls = FloodMeter(rules.controls, rules.stops)
         now = trio.current_time()
         self._connect_by = now + rules.timeouts.handshake
         self._ping_at = now + rules.timeouts.ping_interval
@@ -127,10 +127,6 @@ class SocketIoIntake(Intake):
         if self.connection.identity is _NOBODY and now >= self._connect_by:
             self.connection.end(_NO_CONNECT)
 
-    def take_binary(self) -> None:
-        """A binary message came, maybe an attachment that was announced."""
-        self._carry_out(self._session.receive_binary())
-
     def _ping(self, now: float, heard_at: float) -> bool:
         # The client counts on a ping in each interval, whatever else it hears from us.
         if now < self._ping_at:
@@ -151,7 +147,7 @@ class SocketIoIntake(Intake):
             case MessageFailed(error):
                 raise error
             case Pong():
-                if self._controls.spend(1, trio.current_time()):
+                if self._controls.is_flood(1, trio.current_time()):
                     self.connection.end(_TOO_MANY_PONGS)
             case Reply(frame, is_error):
                 if frame:

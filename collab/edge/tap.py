@@ -1,4 +1,4 @@
-"""Owns the stream under trio-websocket: lifts whole text frames out and lets all else through."""
+"""Owns the stream under trio-websocket: takes all frames but the close frame out of it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,10 @@ from collab.wire.frames import EMPTY_CLOSE_FRAME, FrameScanner, close_frame, is_
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from collab.policy.rate import Meter
+    from collab.edge.stops import FloodMeter
 
 RECEIVE_BYTES = 65536
 _SEND_BYTES = 65536
-_ODD_FRAMES_AT_ONCE = 16
-"""What trio-websocket gets before others have their turn: a frame may cost it 30 µs."""
 _LINGER_BYTES = 16 << 20
 """What a peer may still send behind its violation, so that it comes to read our close frame."""
 _TOO_MANY_CONTROLS = Close(CloseCode.POLICY, "Too many pings and pongs")
@@ -29,18 +27,21 @@ _TOO_MANY_CONTROLS = Close(CloseCode.POLICY, "Too many pings and pongs")
 class Tap(trio.abc.Stream):
     """One connection's bytes, between the socket and trio-websocket.
 
-    Until `open` it gives out the request's head and nothing else. After it, whole text frames go to
-    `deliver`, a breach of the protocol to `on_violation`, and the rest to trio-websocket. It reads
-    by itself, awaiting `before_read` before each read, unless it is `pumped`: then somebody else
+    Until `open` it gives out the request's head and nothing else. After it, text messages go to
+    `deliver`, the answers to pings to `answer`, a breach of the protocol to `on_violation`, and the peer's
+    close frame to trio-websocket. It reads by itself, awaiting `before_read` before each read, unless it
+    is `pumped`: then somebody else
     reads and calls `feed`. Nothing is sent after a close frame or after a send that was cut off.
     Does not own the stream: whoever opened it closes it, after `release`.
     """
 
     __slots__ = (
+        "_answer",
         "_before_read",
         "_broken",
         "_changed",
         "_close_answer",
+        "_close_given",
         "_close_sent",
         "_controls",
         "_deliver",
@@ -49,11 +50,7 @@ class Tap(trio.abc.Stream):
         "_ended",
         "_head",
         "_lock",
-        "_odd",
-        "_odd_at_once",
-        "_odd_begun",
         "_on_lost",
-        "_on_odd_taken",
         "_on_violation",
         "_opened",
         "_pumped",
@@ -78,7 +75,8 @@ class Tap(trio.abc.Stream):
         *,
         max_message_bytes: int,
         write_seconds: float,
-        controls: Meter,
+        controls: FloodMeter,
+        binary_as: bytes | None = None,
     ) -> None:
         self._stream = stream
         self._descriptor = stream.socket.fileno() if isinstance(stream, trio.SocketStream) else -1
@@ -94,22 +92,20 @@ class Tap(trio.abc.Stream):
         self._stopped = False
         self._pumped = False
         self._broken = False
+        self._close_given = False
         self._close_sent = False
         self._close_answer = EMPTY_CLOSE_FRAME
-        self._odd = b""
-        self._odd_at_once = 0
-        self._odd_begun = False
         self._discarded_bytes = 0
         self._unsent = b""
         self._changed: trio.Event | None = None
         self._deliver: Callable[[list[bytes]], Awaitable[None]]
+        self._answer: Callable[[bytes], None]
         self._before_read: Callable[[], Awaitable[None]]
         self._on_violation: Callable[[Close], None]
         self._on_lost: Callable[[], None] = _nothing
-        self._on_odd_taken: Callable[[], None] = _nothing
-        self.scanner = FrameScanner(max_message_bytes)
+        self.scanner = FrameScanner(max_message_bytes, binary_as=binary_as)
         self.frames = 0
-        """How many frames began in the bytes that were fed last."""
+        """How many frames the bytes that were fed last made whole."""
         self.last_received = trio.current_time()
         """When, on Trio's clock, the peer was last heard, or last waited for us to read."""
         self.timed_out = False
@@ -130,32 +126,30 @@ class Tap(trio.abc.Stream):
         self._descriptor = -1
         self._deliver = _deliver_to_nobody
         self._before_read = trio.lowlevel.checkpoint
-        self._on_violation = _ignore
-        self._on_lost = self._on_odd_taken = _nothing
+        self._answer = self._on_violation = _ignore
+        self._on_lost = _nothing
 
     def open(
         self,
         *,
         deliver: Callable[[list[bytes]], Awaitable[None]],
+        answer: Callable[[bytes], None],
         before_read: Callable[[], Awaitable[None]],
         on_violation: Callable[[Close], None],
         on_lost: Callable[[], None] | None = None,
     ) -> None:
         """The handshake is done: let frames through."""
         self._deliver = deliver
+        self._answer = answer
         self._before_read = before_read
         self._on_violation = on_violation
         self._on_lost = on_lost or _nothing
         self._opened = True
         self._notify()
 
-    def pump(self, on_odd_taken: Callable[[], None]) -> bytes:
-        """From now on somebody else reads, beginning with the bytes given back.
-
-        `on_odd_taken` is called when trio-websocket has taken all that was kept for it.
-        """
+    def pump(self) -> bytes:
+        """From now on somebody else reads, beginning with the bytes given back."""
         self._pumped = True
-        self._on_odd_taken = on_odd_taken
         rest, self._rest = self._rest, b""
         return rest
 
@@ -164,7 +158,7 @@ class Tap(trio.abc.Stream):
         self._pumped = self._opened = True
         self._deliver = _deliver_to_nobody
         self._before_read = trio.lowlevel.checkpoint
-        self._on_violation = _ignore
+        self._answer = self._on_violation = _ignore
 
     def read_alone(self) -> None:
         """From now on the tap reads for itself."""
@@ -182,7 +176,6 @@ class Tap(trio.abc.Stream):
     def stop(self) -> None:
         """Deliver nothing more; read on only to see the peer's close frame or the end of the stream."""
         self._stopped = True
-        self._odd = b""
 
     @property
     def ended(self) -> bool:
@@ -193,11 +186,6 @@ class Tap(trio.abc.Stream):
     def is_broken(self) -> bool:
         """Whether nothing can be sent any more, because a send failed or was cut off."""
         return self._broken and not self._senders
-
-    @property
-    def has_odd(self) -> bool:
-        """Whether something is kept that trio-websocket has not taken yet."""
-        return bool(self._odd)
 
     @property
     def has_enough(self) -> bool:
@@ -219,42 +207,37 @@ class Tap(trio.abc.Stream):
         if self.scanner.failed:
             self._discarded_bytes += len(data)
         scan = self.scanner.feed(data)
-        self.frames = len(scan.texts) + scan.odd_frames
-        if self.scanner.peer_closed:
+        self.frames = len(scan.texts) + scan.fragments + scan.controls
+        if self.scanner.peer_close:
             self.end()
         if self._stopped:
             # Also after a breach of the protocol, when the scanner looks at nothing any more:
             # reading on lets the peer finish its sends and find our close frame.
             return [], None
-        if scan.controls and self._controls.spend(scan.controls, trio.current_time()):
-            # Each costs trio-websocket a task switch or two: a flood of them is not handed on at all.
+        if scan.controls and self._controls.is_flood(scan.controls, trio.current_time()):
             self.scanner.give_up()
             return scan.texts, scan.violation or _TOO_MANY_CONTROLS
-        if scan.odd:
-            self._odd += scan.odd
-            self._odd_at_once = len(self._odd) * _ODD_FRAMES_AT_ONCE // max(scan.odd_frames, 1) + 1
-            self._notify()
+        if scan.pongs:
+            self._answer(scan.pongs)
         return scan.texts, scan.violation
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """The next bytes for trio-websocket: some frames of a read, maybe more than `max_bytes`."""
+        """What trio-websocket gets: the head, the peer's close frame, the end. Heeds no `max_bytes`."""
         if self._head:
             head, self._head = self._head, b""
             return head
         while not self._opened:
             await self._wait_changed()
-        if self._odd_begun:
-            await trio.lowlevel.checkpoint()
-        while not self._odd and not self._ended:
+        while not self._ended:
             if self._pumped or self.has_enough:
                 await self._wait_changed()
             else:
                 await self._read()
-        odd, self._odd = self._odd[: self._odd_at_once], self._odd[self._odd_at_once :]
-        self._odd_begun = bool(self._odd)
-        if odd and self._pumped and not self._odd:
-            self._on_odd_taken()
-        return odd
+        if self._close_given or self._stopped:
+            await trio.lowlevel.checkpoint()
+            return b""
+        self._close_given = True
+        return self.scanner.peer_close
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send for trio-websocket; raises what `send` raises.
@@ -394,5 +377,5 @@ async def _deliver_to_nobody(_: list[bytes]) -> None:
     await trio.lowlevel.checkpoint()
 
 
-def _ignore(_: Close) -> None:
+def _ignore(_: object) -> None:
     pass

@@ -55,6 +55,10 @@ NOOP_PAYLOAD = b"%d" % Kind.NOOP
 """The answer of a poll that has nothing to bring."""
 
 
+BINARY_PACKET = b"b"
+"""What stands for a binary message, whatever was in it: none is taken."""
+
+
 def is_binary_packet(text: bytes) -> bool:
     """Whether this is a binary message, in base64."""
     return text[:1] == b"b"

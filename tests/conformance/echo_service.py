@@ -7,22 +7,24 @@ a binary one too, and nobody is greeted.
 
 from __future__ import annotations
 
+from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from unittest.mock import patch
+
+from peers import BINARY, CONTINUATION
 
 from collab.core.connection import Connection
 from collab.edge.intake import Intake
 from collab.edge.life import Life
 from collab.settings import Duration, LimitSettings, Settings, Size, TimeoutSettings
-from collab.wire.frames import text_frame
+from collab.wire.frames import FrameScanner, text_frame
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from trio_websocket import WebSocketConnection
 
-    from collab.core.outbox import Outbox
     from collab.edge.tap import Tap
 
 TARGET = "/?user_id=autobahn&backend_url=http://localhost:8000&presence=none"
@@ -44,8 +46,11 @@ SETTINGS = Settings(
 @contextmanager
 def echoing() -> Iterator[None]:
     """While it is open, every connection that is accepted gets back what it sends."""
-    with patch.multiple(
-        "collab.edge.acceptor", Life=_EchoLife, Intake=_EchoIntake, Connection=_EchoConnection
+    with (
+        patch.multiple(
+            "collab.edge.acceptor", Life=_EchoLife, Intake=_EchoIntake, Connection=_EchoConnection
+        ),
+        patch("collab.edge.tap.FrameScanner", _EchoScanner),
     ):
         yield
 
@@ -56,38 +61,47 @@ class _EchoConnection(Connection):
 
 
 class _EchoIntake(Intake):
-    __slots__ = ()
+    scanner: _EchoScanner
 
     def take(self, texts: list[bytes]) -> list[object]:
         for text in texts:
-            self.connection.mailbox.put_or_wait(text_frame(text))
+            sent = text_frame(text)
+            if self.scanner.are_binary.popleft():
+                sent = b"\x82" + sent[1:]
+            self.connection.mailbox.put_or_wait(sent)
         return []
+
+
+class _EchoScanner(FrameScanner):
+    """One that takes binary messages too, and says of each message that it lifts which kind it is."""
+
+    def __init__(self, max_message_bytes: int, **others: object) -> None:
+        super().__init__(max_message_bytes, **others)
+        self.are_binary: deque[bool] = deque()
+        self._is_binary = False
+
+    def _lift(self, data: bytes, texts: list[bytes]) -> int:
+        try:
+            return super()._lift(data, texts)
+        finally:
+            self.are_binary.extend([False] * len(texts))
+
+    def _check_kind(self, opcode: int) -> None:
+        if opcode != CONTINUATION:
+            self._is_binary = opcode == BINARY
+
+    def _check_text(self, payload: bytes, *, is_last: bool) -> None:
+        if not self._is_binary:
+            super()._check_text(payload, is_last=is_last)
+        if is_last:
+            self.are_binary.append(self._is_binary)
 
 
 class _EchoLife(Life):
     __slots__ = ()
 
     def __init__(
-        self, intake: Intake, tap: Tap, websocket: WebSocketConnection, *, outbox: Outbox, **parts: object
+        self, intake: _EchoIntake, tap: Tap, websocket: WebSocketConnection, **parts: object
     ) -> None:
-        texts = _TextsOf(websocket, intake.connection, tap, outbox)
-        super().__init__(intake, tap, texts, outbox=outbox, **parts)
-
-
-class _TextsOf:
-    """The text messages that went through trio-websocket; a binary one is sent back here."""
-
-    def __init__(
-        self, websocket: WebSocketConnection, connection: Connection, tap: Tap, outbox: Outbox
-    ) -> None:
-        self._websocket = websocket
-        self._connection = connection
-        self._tap = tap
-        self._outbox = outbox
-
-    async def get_message(self) -> str:
-        while isinstance(message := await self._websocket.get_message(), bytes):
-            with self._outbox:
-                self._connection.mailbox.put_or_wait(b"\x82" + text_frame(message)[1:])
-            self._tap.scanner.odd_taken()
-        return message
+        intake.scanner = tap.scanner
+        super().__init__(intake, tap, websocket, **parts)

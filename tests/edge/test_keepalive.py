@@ -10,6 +10,7 @@ from fake_connections import Core, batch
 from peers import PING, PONG, event_text, frame, text
 
 from collab.edge.keepalive import Sweeper
+from collab.edge.stops import Stops
 from collab.settings import Duration, LimitSettings, Settings, TimeoutSettings
 from collab.testing import open_service
 
@@ -174,7 +175,7 @@ async def test_a_crowd_of_slow_consumers_is_sent_away_8_at_a_time_and_others_hav
     for slow in crowd:
         assert slow.mailbox.put(b"the mailbox is full")
     core.router.route([batch(ada, ("1", [slow.user_id for slow in crowd]))])
-    acceptor = SimpleNamespace(lives=list)
+    acceptor = SimpleNamespace(lives=list, stops=Stops())
     ended = []
     async with trio.open_nursery() as nursery:
         await nursery.start(Sweeper(Settings(), acceptor, core.router).run)
@@ -210,4 +211,30 @@ async def test_pings_and_errors_within_their_limits_are_answered_for_ever(autoju
             await ada.stream.send_all(said * 20)
             assert (await read_raw(ada, 1)).count(answer) == 20
         await ada.stream.send_all(said * 50)
+        assert b"\x88" in await read_raw(ada, 1)
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    ("said", "answer"), [(frame(PING, b"x"), b"\x8a\x01x"), (text("nonsense"), b"unknown_event")]
+)
+async def test_what_gathered_while_the_service_did_not_run_is_no_flood(autojump_clock, said, answer):
+    async with open_service(in_memory=True) as local:
+        ada = await local.connect("ada")
+        await ada.stream.send_all(said * 100)
+        assert (await read_raw(ada, 1)).count(answer) == 100
+        # As after SIGSTOP and SIGCONT. What came in between is read before anybody notices the stop.
+        autojump_clock.jump(60)
+        await ada.stream.send_all(said * 1000)
+        assert (await read_raw(ada, 1)).count(answer) == 1000
+        # Nor is it once the stop was noticed.
+        autojump_clock.jump(60)
+        await trio.sleep(1)
+        await ada.stream.send_all(said * 1000)
+        assert (await read_raw(ada, 1)).count(answer) == 1000
+        # A newcomer is forgiven nothing.
+        bob = await local.connect("bob")
+        await bob.stream.send_all(said * 201)
+        assert b"\x88" in await read_raw(bob, 1)
+        await ada.stream.send_all(said * 1000)
         assert b"\x88" in await read_raw(ada, 1)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn
 
@@ -14,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
 
+from collab.edge.stops import FloodMeter, Stops
 from collab.edge.tap import Tap
-from collab.policy.rate import Meter, Rate
+from collab.policy.rate import Rate
 from collab.testing import MemoryStream
 from collab.wire.close import Close, CloseCode
 from collab.wire.frames import close_frame, text_frame
@@ -39,15 +41,9 @@ class Tapped:
     websocket: WebSocketConnection
     delivered: list[list[bytes]] = attrs.field(factory=list)
     """One list for each read that lifted something."""
-    handed_on: list[str | bytes] = attrs.field(factory=list)
-    """What went through trio-websocket."""
-    heard: list[str | bytes] = attrs.field(factory=list)
-    """Both, in order."""
     violations: list[Close] = attrs.field(factory=list)
     gate: trio.Event = attrs.field(factory=trio.Event)
     """Reading goes on while it is set."""
-    handler: trio.Event = attrs.field(factory=trio.Event)
-    """What went through trio-websocket is handed on while it is set."""
     closed: bool = False
     """trio-websocket has no more messages."""
     raw: bytes = b""
@@ -56,20 +52,28 @@ class Tapped:
     """Our side of the stream has ended."""
 
     def open(self) -> None:
-        self.tap.open(deliver=self._deliver, before_read=self._before_read, on_violation=self._violated)
+        self.tap.open(
+            deliver=self._deliver,
+            answer=self._answers.send_nowait,
+            before_read=self._before_read,
+            on_violation=self._violated,
+        )
 
-    async def hand_on(self) -> None:
-        """The part of a connection that takes messages from trio-websocket."""
-        while True:
-            try:
-                message = await self.websocket.get_message()
-            except ConnectionClosed:
-                self.closed = True
-                return
-            await self.handler.wait()
-            self.handed_on.append(message)
-            self.heard.append(message)
-            self.tap.scanner.odd_taken()
+    @property
+    def heard(self) -> list[str]:
+        """Every text that was delivered, in order."""
+        return [text.decode() for texts in self.delivered for text in texts]
+
+    async def wait_closed(self) -> None:
+        """The part of a connection that waits for trio-websocket, which sees no message."""
+        with pytest.raises(ConnectionClosed):
+            await self.websocket.get_message()
+        self.closed = True
+
+    async def answer(self) -> None:
+        """The part of a connection that writes."""
+        async for frames in self._answered:
+            await self.tap.send(frames)
 
     async def say(self, *pieces: bytes) -> None:
         """Each piece is one read of the service."""
@@ -90,6 +94,12 @@ class Tapped:
         await trio.testing.wait_all_tasks_blocked()
         return [(int(frame.opcode), frame.payload) for frame in self._client.received_frames()]
 
+    _answers: trio.MemorySendChannel[bytes] = attrs.field(init=False)
+    _answered: trio.MemoryReceiveChannel[bytes] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._answers, self._answered = trio.open_memory_channel[bytes](100)
+
     _client: oracle.FrameProtocol = attrs.field(factory=lambda: oracle.FrameProtocol(True, []))
 
     async def _before_read(self) -> None:
@@ -97,7 +107,6 @@ class Tapped:
 
     async def _deliver(self, texts: list[bytes]) -> None:
         self.delivered.append(texts)
-        self.heard += [text.decode() for text in texts]
 
     def _violated(self, close: Close) -> None:
         self.violations.append(close)
@@ -111,18 +120,18 @@ async def open_tap(
     """A tap whose handshake is done. Nothing is left running after the block."""
     near, far = trio.testing.memory_stream_pair()
     far_end = MemoryStream(far)
-    unmetered = Meter(Rate(per_second=0, burst=0))
+    unmetered = FloodMeter(Rate(per_second=0, burst=0), Stops())
     tap = Tap(far_end, HEAD, rest, max_message_bytes=LIMIT, write_seconds=write_seconds, controls=unmetered)
     async with trio.open_nursery() as nursery:
-        request = await wrap_server_stream(nursery, tap, message_queue_size=0, max_message_size=LIMIT)
+        request = await wrap_server_stream(nursery, tap)
         websocket = await request.accept()
         assert (await peers.read_answer(near)).status == 101
         tapped = Tapped(tap, near, far_end, websocket)
         tapped.gate.set()
-        tapped.handler.set()
         if opened:
             tapped.open()
-        nursery.start_soon(tapped.hand_on)
+        nursery.start_soon(tapped.wait_closed)
+        nursery.start_soon(tapped.answer)
         nursery.start_soon(tapped.listen)
         yield tapped
         nursery.cancel_scope.cancel()
@@ -132,11 +141,10 @@ async def open_tap(
 
 
 @pytest.mark.trio
-async def test_the_texts_of_one_read_are_delivered_together_and_unseen_by_trio_websocket() -> None:
+async def test_the_texts_of_one_read_are_delivered_together() -> None:
     async with open_tap() as tapped:
         await tapped.say(peer.text("a") + peer.text("b"), peer.text("c"))
         assert tapped.delivered == [[b"a", b"b"], [b"c"]]
-        assert tapped.handed_on == []
 
 
 @pytest.mark.trio
@@ -167,7 +175,7 @@ async def test_nothing_but_the_head_is_given_out_before_the_tap_is_open() -> Non
 
 
 @pytest.mark.trio
-async def test_trio_websocket_answers_a_ping_between_texts() -> None:
+async def test_a_ping_between_texts_is_answered() -> None:
     async with open_tap() as tapped:
         await tapped.say(peer.text("a") + peer.frame(peer.PING, b"beat") + peer.text("b"))
         assert tapped.delivered == [[b"a", b"b"]]
@@ -175,63 +183,56 @@ async def test_trio_websocket_answers_a_ping_between_texts() -> None:
 
 
 @pytest.mark.trio
-async def test_a_fragmented_message_goes_through_trio_websocket() -> None:
-    async with open_tap() as tapped:
-        first, second = peer.fragments("grü", "ße")
-        await tapped.say(first, peer.frame(peer.PING), second)
-        assert tapped.handed_on == ["grüße"]
-        assert tapped.delivered == []
+async def test_the_pings_of_a_read_are_answered_together_and_before_its_texts() -> None:
+    _, far = trio.testing.memory_stream_pair()
+    tap = Tap(
+        far, HEAD, b"", max_message_bytes=LIMIT, write_seconds=1, controls=FloodMeter(Rate(0, 0), Stops())
+    )
+    answered: list[bytes] = []
+    tap.open(deliver=_fail, answer=answered.append, before_read=_fail, on_violation=_fail)
+    ping = peer.frame(peer.PING, b"x")
+    assert tap.feed(ping + peer.text("a") + ping + peer.frame(peer.PONG)) == ([b"a"], None)
+    assert answered == [b"\x8a\x01x" * 2]
+    assert tap.frames == 4
+    assert tap.feed(b"".join(peer.fragments("b", "c", "d"))) == ([b"bcd"], None)
+    assert tap.frames == 3
 
 
 @pytest.mark.trio
-async def test_trio_websocket_gets_few_of_many_small_frames_at_a_time() -> None:
-    _, far = trio.testing.memory_stream_pair()
-    tap = Tap(far, HEAD, b"", max_message_bytes=LIMIT, write_seconds=1, controls=Meter(Rate(0, 0)))
-    taken = []
-    tap.open(deliver=_fail, before_read=trio.lowlevel.checkpoint, on_violation=_fail)
-    tap.pump(lambda: taken.append(tap.has_odd))
+async def test_a_fragmented_message_is_delivered_whole_and_in_its_place() -> None:
+    async with open_tap() as tapped:
+        first, second = peer.fragments("grü", "ße")
+        await tapped.say(peer.text("1"), first, peer.frame(peer.PING), second + peer.text("2"))
+        assert tapped.delivered == [[b"1"], ["grüße".encode(), b"2"]]
+        assert await tapped.read() == [(peer.PONG, b"")]
+
+
+@pytest.mark.trio
+async def test_trio_websocket_gets_the_head_the_close_frame_and_the_end() -> None:
+    near, far = trio.testing.memory_stream_pair()
+    tap = Tap(
+        far, HEAD, b"", max_message_bytes=LIMIT, write_seconds=1, controls=FloodMeter(Rate(0, 0), Stops())
+    )
+    tap.open(deliver=_deliver, answer=_ignore, before_read=trio.lowlevel.checkpoint, on_violation=_fail)
     assert await tap.receive_some() == HEAD
-    wire = b"".join(peer.fragments(*"x" * 200))
-    assert tap.feed(wire) == ([], None)
-    pieces = [await tap.receive_some()]
-    while tap.has_odd:
-        assert not taken
-        # Whoever waits has a turn before the next piece.
+    close = peer.close(1000, "bye")
+    await near.send_all(peer.text("a") + peer.frame(peer.PING) + b"".join(peer.fragments("b", "c")) + close)
+    assert await tap.receive_some() == close
+    for _ in range(2):
         with trio.testing.assert_checkpoints():
-            pieces.append(await tap.receive_some())
-    assert taken == [False]
-    assert b"".join(pieces) == wire
-    assert max(map(len, pieces)) <= 17 * len(wire) / 200
-    # Large ones are handed on as they came.
-    large = b"".join(peer.fragments("x" * 400, "x" * 400))
-    tap.feed(large)
-    assert await tap.receive_some() == large
+            assert await tap.receive_some() == b""
 
 
 def _fail(*_: object) -> NoReturn:
     raise AssertionError("nobody calls this")
 
 
-@pytest.mark.trio
-async def test_a_binary_message_goes_through_trio_websocket() -> None:
-    async with open_tap() as tapped:
-        await tapped.say(peer.frame(peer.BINARY, b"\x00\x01"))
-        assert tapped.handed_on == [b"\x00\x01"]
+def _ignore(_: bytes) -> None:
+    pass
 
 
-@pytest.mark.trio
-async def test_a_text_behind_a_fragmented_one_is_lifted_only_after_that_was_handed_on() -> None:
-    async with open_tap() as tapped:
-        tapped.handler = trio.Event()
-        await tapped.say(peer.text("1"), b"".join(peer.fragments("2", "")), peer.text("3"), peer.text("4"))
-        assert tapped.heard == ["1"]
-        tapped.handler.set()
-        await trio.testing.wait_all_tasks_blocked()
-        assert tapped.heard == ["1", "2", "3", "4"]
-        await tapped.say(peer.text("5"))
-        assert tapped.heard == ["1", "2", "3", "4", "5"]
-        assert tapped.handed_on[:2] == ["2", "3"]
-        assert tapped.delivered[-1] == [b"5"]
+async def _deliver(_: list[bytes]) -> None:
+    await trio.lowlevel.checkpoint()
 
 
 messages = st.one_of(
@@ -241,12 +242,10 @@ messages = st.one_of(
 )
 
 
-@given(st.lists(messages, max_size=8), st.lists(st.integers(0, 200), max_size=8), st.booleans())
+@given(st.lists(messages, max_size=8), st.lists(st.integers(0, 200), max_size=8))
 @settings(max_examples=max(settings().max_examples // 2, 1))
 @pytest.mark.trio
-async def test_messages_stay_in_order_however_they_are_cut(
-    frames: list[bytes], cuts: list[int], slow_handler: bool
-) -> None:
+async def test_messages_stay_in_order_however_they_are_cut(frames: list[bytes], cuts: list[int]) -> None:
     stream = b"".join(frames)
     cuts = sorted({min(cut, len(stream)) for cut in cuts})
     pieces = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
@@ -260,11 +259,7 @@ async def test_messages_stay_in_order_however_they_are_cut(
                 expected.append("".join(parts))
                 parts = []
     async with open_tap() as tapped:
-        if slow_handler:
-            tapped.handler = trio.Event()
         await tapped.say(*filter(None, pieces))
-        tapped.handler.set()
-        await trio.testing.wait_all_tasks_blocked()
         assert tapped.heard == expected
 
 
@@ -371,6 +366,7 @@ async def test_a_stopped_tap_delivers_nothing_and_still_sees_the_peers_close() -
         (peer.close(1005), 1002),
         (peer.text(b"\xff"), 1007),
         (peer.text("x" * (LIMIT + 1)), 1009),
+        (peer.frame(peer.BINARY, b"x"), 1003),
         (peer.text("", fin=False) + peer.frame(peer.CONTINUATION, fin=False) * 500, 1008),
     ],
 )
@@ -379,7 +375,6 @@ async def test_a_violation_is_told_once_with_the_texts_before_it_delivered(bad: 
         await tapped.say(peer.text("before") + bad + peer.text("after"), peer.text("later"), bad)
         assert [close.code for close in tapped.violations] == [code]
         assert tapped.delivered == [[b"before"]]
-        assert tapped.handed_on == []
         assert not tapped.tap.ended
 
 
@@ -499,6 +494,52 @@ async def test_a_peer_that_is_gone_breaks_the_send_and_ends_the_goodbye() -> Non
             await tapped.tap.send_all(text_frame(b"a"))
         await tapped.tap.send_close(BYE)
         assert tapped.tap.ended
+
+
+@asynccontextmanager
+async def open_plain_tap() -> AsyncIterator[tuple[Tap, trio.SocketStream]]:
+    """A tap of a plain-TCP socket whose handshake is over, and the peer's end."""
+    ours, peers_end = trio.socket.socketpair()
+    async with trio.SocketStream(ours) as stream, trio.SocketStream(peers_end) as far_end:
+        tap = Tap(
+            stream,
+            HEAD,
+            b"",
+            max_message_bytes=LIMIT,
+            write_seconds=10,
+            controls=FloodMeter(Rate(0, 0), Stops()),
+        )
+        tap.open(deliver=_deliver, answer=_ignore, before_read=trio.lowlevel.checkpoint, on_violation=_fail)
+        yield tap, far_end
+
+
+@pytest.mark.trio
+async def test_nothing_is_written_into_the_middle_of_a_send() -> None:
+    async with open_plain_tap() as (tap, far_end), trio.open_nursery() as nursery:
+        long = text_frame(b"a" * 5_000_000)
+        nursery.start_soon(tap.send, long)
+        await trio.testing.wait_all_tasks_blocked()
+        read = bytearray()
+        while len(read) < len(long) // 2:
+            # There is room in the socket by now, and the sender may not have come to use it yet.
+            read += os.read(far_end.socket.fileno(), 1 << 20)
+            assert tap.write_now(text_frame(b"b")) == 0
+            await trio.testing.wait_all_tasks_blocked()
+        while len(read) < len(long):
+            read += await far_end.receive_some(1 << 20)
+        assert read == long
+        await trio.testing.wait_all_tasks_blocked()
+        assert tap.write_now(text_frame(b"b")) == len(text_frame(b"b"))
+
+
+@pytest.mark.trio
+async def test_nothing_is_written_behind_the_close_frame() -> None:
+    async with open_plain_tap() as (tap, far_end):
+        await tap.send_close(BYE)
+        assert tap.write_now(text_frame(b"b")) == 0
+        assert await far_end.receive_some() == close_frame(BYE)
+        with trio.move_on_after(0):
+            raise AssertionError(await far_end.receive_some())
 
 
 @pytest.mark.trio

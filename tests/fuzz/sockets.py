@@ -17,7 +17,6 @@ import peer_frames as peer
 import trio
 from baseline import Holdings, exchange
 from invariants import check_i4_registry, check_i5_bounds, check_i7_baseline
-from oracle import Oracle
 from peers import reset
 from test_docs import rows
 
@@ -253,35 +252,17 @@ def _check_answer(expected: _Expected, heard: _Heard) -> None:
 def _check_close(reading: frames.Reading, heard: _Heard) -> str:
     if not heard.close_frame:
         assert reading.code is None, f"no close frame, but {reading.code} is due"
-        assert not reading.closed, "the close frame was not answered"
+        assert reading.close is None, "the close frame was not answered"
         return "broke off"
     allowed: set[int | None] = set()
     if reading.code is not None:
         allowed.add(reading.code)
-    if reading.odd_messages:
-        # What trio-websocket was handed before: a binary message, or text in fragments that is not UTF-8.
-        allowed |= {1003, 1007}
     assert allowed <= CLOSE_CODES
-    if reading.closed:
+    if reading.close is not None:
         # The answer repeats the client's code, or has none where trio-websocket does not know that one.
-        allowed |= {int.from_bytes(_peer_close(reading.odd)[:2], "big"), None}
-    if reading.closed and any(isinstance(message, bytes) for message in Oracle().messages(reading.odd)):
-        allowed = {1003}
+        allowed |= {int.from_bytes(reading.close[:2], "big"), None}
     assert heard.close_code in allowed, f"{heard.close_code=} {allowed=}"
     return f"close {heard.close_code}"
-
-
-def _peer_close(odd: bytes) -> bytes:
-    """The payload of the close frame that these frames of a client end with."""
-    at = 0
-    while True:
-        size = odd[at + 1] & 127
-        extended = {126: 2, 127: 8}.get(size, 0)
-        start = at + 6 + extended
-        size = int.from_bytes(odd[at + 2 : at + 2 + extended], "big") if extended else size
-        if odd[at] == 0x88:
-            return peer.masked(odd[start : start + size], odd[start - 4 : start])
-        at = start + size
 
 
 def _check_messages(said: Input, reading: frames.Reading, heard: _Heard) -> None:
@@ -292,7 +273,7 @@ def _check_messages(said: Input, reading: frames.Reading, heard: _Heard) -> None
             assert message["data"]["code"] in texts.ERROR_CODES, message
     if heard.messages:
         assert heard.messages[0]["event"] == "connected"
-    if reading.odd_messages or not heard.close_frame:
+    if not heard.close_frame:
         # What was in the middle of something when it broke off may have been answered or not.
         return
     replies = Counter(

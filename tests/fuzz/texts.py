@@ -310,7 +310,7 @@ def _check_frames(draw: random.Random, said: bytes, *, is_utf8: bool) -> None:
         found = scanner.feed(piece)
         texts += found.texts
         codes += [found.violation.code] if found.violation else []
-        assert not found.odd
+        assert not found.pongs
     assert (texts, codes) == (([said], []) if is_utf8 else ([], [1007]))
 
 
