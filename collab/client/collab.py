@@ -238,10 +238,11 @@ class Collab:
                     _log.error("Stopped: %s", stopped)
                     self._stop(stopped)
                     return
+                # A service that stays away is told of once, loudly.
+                level = logging.INFO if end.reason == self._reason else logging.WARNING
                 self._enter(State.CONNECTING, end.reason)
-                _log.warning(
-                    "Not connected to %s: %s. Next try in %.1f s", self._address.shown, end.reason, delay
-                )
+                shown = self._address.shown
+                _log.log(level, "Not connected to %s: %s. Next try in %.1f s", shown, end.reason, delay)
                 await anyio.sleep(delay)
 
     async def run_handlers(self) -> None:

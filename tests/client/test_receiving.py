@@ -105,7 +105,11 @@ async def test_a_handler_that_was_taken_away_is_not_called():
 @on_both_loops
 async def test_a_handler_may_send_and_wait_for_its_ack_while_more_events_wait_than_may():
     limits = attrs.evolve(QUICK, queued_events=10)
-    async with fake_service() as service, client(service, limits) as collab, anyio.create_task_group() as tasks:
+    async with (
+        fake_service() as service,
+        client(service, limits) as collab,
+        anyio.create_task_group() as tasks,
+    ):
         peer = await service.welcome()
         answered = []
 
@@ -169,7 +173,11 @@ async def test_a_reader_that_left_holds_up_nobody():
 @on_both_loops
 async def test_while_nobody_takes_events_the_newest_are_kept_and_one_warning_is_logged(caplog):
     limits = attrs.evolve(QUICK, queued_events=5)
-    async with fake_service() as service, client(service, limits) as collab, anyio.create_task_group() as tasks:
+    async with (
+        fake_service() as service,
+        client(service, limits) as collab,
+        anyio.create_task_group() as tasks,
+    ):
         peer = await service.welcome()
         for number in range(100):
             await peer.send_event("note", number)

@@ -217,7 +217,11 @@ async def test_a_send_while_down_waits_no_longer_than_it_may():
 @on_both_loops
 async def test_more_sends_than_may_wait_are_not_taken():
     limits = attrs.evolve(QUICK, offline_sends=2)
-    async with fake_service() as service, client(service, limits) as collab, anyio.create_task_group() as tasks:
+    async with (
+        fake_service() as service,
+        client(service, limits) as collab,
+        anyio.create_task_group() as tasks,
+    ):
         waiting = [Outcome(tasks, collab.send, "note", ["bob"], number) for number in range(2)]
         await anyio.wait_all_tasks_blocked()
         with pytest.raises(NotConnected, match="2 sends wait already"):
