@@ -28,6 +28,7 @@ from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from collab.client.redial import NO_CLOSE_FRAME, Declined, Ended
 from collab.wire.as_client import decode_online, decode_refusal
+from collab.wire.close import CloseCode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -76,7 +77,7 @@ class Session(AsyncWebSocketSession):
             for event in self.connection.events():
                 self._take(event, texts)
         except RemoteProtocolError as error:
-            self._ends(1002, f"the service broke the protocol: {error}")
+            self._ends(CloseCode.PROTOCOL_ERROR, f"the service broke the protocol: {error}")
         self._raise_end(texts)
         return texts
 
@@ -90,7 +91,7 @@ class Session(AsyncWebSocketSession):
             self._parts.append(event.data)
             self._characters += len(event.data)
             if self._characters > self._longest_message:
-                self._ends(1009, "the service sent a message that is too large")
+                self._ends(CloseCode.TOO_BIG, "the service sent a message that is too large")
                 self._parts.clear()
             elif event.message_finished:
                 texts.append("".join(self._parts))
@@ -102,7 +103,7 @@ class Session(AsyncWebSocketSession):
         elif isinstance(event, ws.CloseConnection):
             self._ends(int(event.code), event.reason or "the service closed the connection")
         elif isinstance(event, ws.BytesMessage):
-            self._ends(1003, "the service sent a binary message")
+            self._ends(CloseCode.BINARY_MESSAGE, "the service sent a binary message")
 
     @property
     def owes_a_pong(self) -> bool:

@@ -7,7 +7,7 @@ import attrs
 import pytest
 from fake_service import QUICK, fake_service
 from loops import on_both_loops
-from test_sending import Outcome, client
+from test_client_sending import Outcome, client
 
 from collab.client import NotConnected, State, Stopped, connect
 from collab.client.redial import End, Redial
@@ -96,16 +96,19 @@ def test_a_second_fresh_token_that_is_refused_stops():
 @on_both_loops
 async def test_a_lost_connection_is_replaced_and_the_states_are_told():
     states = []
-    async with fake_service() as service:
-        async with client(service, on_state=lambda state, reason: states.append((state, reason))) as collab:
-            peer = await service.welcome()
-            await collab.wait_connected()
-            peer.vanish()
-            peer = await service.welcome()
-            events = collab.events()
-            await peer.send_event("note", "again")
-            assert (await anext(events)).data == "again"
-            assert collab.reason == ""
+
+    def on_state(state, reason):
+        states.append((state, reason))
+
+    async with fake_service() as service, client(service, on_state=on_state) as collab:
+        peer = await service.welcome()
+        await collab.wait_connected()
+        peer.vanish()
+        peer = await service.welcome()
+        events = collab.events()
+        await peer.send_event("note", "again")
+        assert (await anext(events)).data == "again"
+        assert collab.reason == ""
     assert [state for state, _ in states] == [
         State.CONNECTED,
         State.CONNECTING,
@@ -130,7 +133,7 @@ async def test_a_state_callback_that_raises_is_logged(caplog):
 async def test_a_service_that_is_not_there_is_waited_for():
     async with fake_service() as service:
         url = service.url
-    with pytest.raises(NotConnected, match="not connected to ws://127.0.0.1") as caught:
+    with pytest.raises(NotConnected, match="not connected to ws://") as caught:
         async with connect(url, user_id="ada", backend_url="http://a", start_seconds=0.1, limits=QUICK):
             pytest.fail("the block began")
     assert not isinstance(caught.value, Stopped)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+
 import anyio
 import attrs
 import pytest
+import trio
 from fake_service import QUICK, fake_service
 from loops import on_both_loops
-from test_sending import Outcome, client
+from test_client_sending import Outcome, client
 from wsproto import events as ws
 
 from collab.client import PositionShared, connect
@@ -128,37 +131,38 @@ async def test_a_service_that_takes_nothing_is_left_in_time():
 async def test_the_block_ends_in_time_even_if_the_service_takes_nothing():
     # Longer than the test may take.
     limits = attrs.evolve(QUICK, write_seconds=600, close_seconds=0.1)
-    async with fake_service() as service, anyio.create_task_group() as tasks:
-        async with client(service, limits) as collab:
-            await service.welcome()
-            for _ in range(300):
-                Outcome(tasks, collab.send, "note", ["bob"], "x" * 60_000)
-            await anyio.wait_all_tasks_blocked()
+    async with (
+        fake_service() as service,
+        anyio.create_task_group() as tasks,
+        client(service, limits) as collab,
+    ):
+        await service.welcome()
+        for _ in range(300):
+            Outcome(tasks, collab.send, "note", ["bob"], "x" * 60_000)
+        await anyio.wait_all_tasks_blocked()
 
 
 @on_both_loops
 async def test_a_service_with_tls_is_reached(certificates):
-    import trio
-
     # The service lives on Trio, in a thread of its own.
-    url, stop = [], []
+    is_up, urls, stop = threading.Event(), [], []
 
     def serve():
         async def main():
             async with certificates.open_service() as local:
-                url.append(local.ws_url)
+                urls.append(local.ws_url)
                 stop.append((trio.lowlevel.current_trio_token(), trio.Event()))
+                is_up.set()
                 await stop[0][1].wait()
 
         trio.run(main)
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(anyio.to_thread.run_sync, serve)
-        while not stop:
-            await anyio.sleep(0.01)
+        await anyio.to_thread.run_sync(is_up.wait)
         token, event = stop[0]
         try:
-            secure = url[0].replace("127.0.0.1", "localhost")
+            secure = urls[0].replace("127.0.0.1", "localhost")
             async with connect(
                 secure, user_id="ada", backend_url="http://a", ssl_context=certificates.client()
             ) as collab:

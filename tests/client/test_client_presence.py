@@ -6,7 +6,7 @@ import anyio
 import pytest
 from fake_service import QUICK, fake_service
 from loops import on_both_loops
-from test_sending import client
+from test_client_sending import client
 
 from collab.client import connect
 

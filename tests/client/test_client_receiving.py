@@ -9,7 +9,7 @@ import attrs
 import pytest
 from fake_service import QUICK, fake_service
 from loops import on_both_loops
-from test_sending import Outcome, client
+from test_client_sending import Outcome, client
 
 from collab.client import CommentAdded, Event, PositionShared, PositionUpdated, ShareRevoked, connect
 from collab.client.events import event_from
