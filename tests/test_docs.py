@@ -163,7 +163,7 @@ def test_no_page_names_a_path_of_the_machine_it_was_written_on(page):
 
 
 @pytest.mark.parametrize(
-    "name", ["collab", "collab.bench", "collab.cli", "collab.observe", "collab.settings"]
+    "name", ["collab", "collab.bench", "collab.cli", "collab.client", "collab.observe", "collab.settings"]
 )
 def test_public_names_equal_all(name):
     module = importlib.import_module(name)
@@ -186,4 +186,11 @@ def test_every_package_that_offers_names_is_guarded():
         for path in PACKAGE.rglob("__init__.py")
         if re.search(r"^__all__ =", path.read_text(), re.MULTILINE)
     }
-    assert marked == {"collab", "collab.bench", "collab.cli", "collab.observe", "collab.settings"}
+    assert marked == {
+        "collab",
+        "collab.bench",
+        "collab.cli",
+        "collab.client",
+        "collab.observe",
+        "collab.settings",
+    }
