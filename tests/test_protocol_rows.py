@@ -1375,8 +1375,8 @@ EXPLANATIONS = [
     "reconnect, with a growing delay.",
 ]
 
-# Advice to clients, the defaults (tests/test_docs.py compares them), and what there is not.
-SECTIONS_WITHOUT_SENTENCES = {"Reconnecting", "Limits", "Not there yet"}
+# Advice to clients, and the defaults (tests/test_docs.py compares them).
+SECTIONS_WITHOUT_SENTENCES = {"Reconnecting", "Limits"}
 
 TABLES = {
     "PARAMETERS": PARAMETERS,

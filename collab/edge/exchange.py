@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import h11
@@ -55,7 +56,9 @@ class Exchange(trio.abc.Stream):
     """The stream that the HTTP server sees: one whole request to read, one response to write.
 
     A peer that does not read its response is given up after `write_seconds`, or at once by
-    `abort`, even where the server shields its send from cancellation. Does not own the stream.
+    `abort`, even where the server shields its send from cancellation. The response's head waits for the
+    first of its body, to go out with it: python-engineio's asyncio client breaks, and does not come
+    back, where an error arrives in two pieces. Does not own the stream.
     """
 
     def __init__(self, stream: trio.abc.Stream, request: bytes, ends: Ends, *, write_seconds: float) -> None:
@@ -65,6 +68,7 @@ class Exchange(trio.abc.Stream):
         """Around all that the server does for this exchange: it ends when the exchange is given up."""
         self._stream = stream
         self._request = request
+        self._head: bytes | None = None
         self._write_seconds = write_seconds
         self._sending = trio.CancelScope()
         self._done = trio.Event()
@@ -90,13 +94,18 @@ class Exchange(trio.abc.Stream):
         raise trio.ClosedResourceError
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send a part of the response.
+        """Send a part of the response; the first, which is its head, goes out with the second.
 
         Raises:
             trio.BrokenResourceError: the peer is gone or too slow, or the exchange was aborted.
         """
         if self._aborted:
             raise trio.BrokenResourceError("the exchange was given up")
+        if self._head is None:
+            self._head = bytes(data)
+            await trio.lowlevel.checkpoint()
+            return
+        data, self._head = self._head + data, b""
         self._sending = trio.CancelScope(deadline=trio.current_time() + self._write_seconds)
         sent = False
         try:
@@ -116,6 +125,9 @@ class Exchange(trio.abc.Stream):
     async def aclose(self) -> None:
         """The server is done; the door closes the connection."""
         self._done.set()
+        if self._head and not self._aborted:
+            with suppress(trio.BrokenResourceError):
+                await self.send_all(b"")
         await trio.lowlevel.checkpoint()
 
 

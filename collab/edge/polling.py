@@ -13,10 +13,10 @@ from collab.wire.close import Close, CloseCode
 from collab.wire.engineio import (
     MAX_PACKETS_OF_A_POLL,
     NOOP_PAYLOAD,
-    Kind,
     bad_request,
     parse_payload,
     payload_of,
+    unknown_sid,
 )
 from collab.wire.upgrade import UpgradeMachine
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from collab.settings import TimeoutSettings
 
 _GRACE_SECONDS = 5.0
-_CLOSE_PAYLOAD = b"%d" % Kind.CLOSE
 _OVERLAP = Close(CloseCode.PROTOCOL_ERROR, "Two requests of one kind came at once")
 _NO_POLL = Close(CloseCode.NO_PONG, "No poll came in time")
 _NOT_TAKEN = Close(CloseCode.NO_PONG, "The answer of a poll was not read")
@@ -122,6 +121,9 @@ class PollingSession:
         """The answer of a GET: some packets, at the latest with the next ping of the keepalive.
 
         Hold `polling` around it and around the sending of the answer; then call `delivered`.
+
+        Raises:
+            EngineRefused: the session has ended, and everything was fetched.
         """
         mailbox = self.connection.mailbox
         if not self._frames:
@@ -132,7 +134,7 @@ class PollingSession:
                     self._frames = await mailbox.take()
                 except (trio.EndOfChannel, trio.ClosedResourceError):
                     self._fetched.set()
-                    return _CLOSE_PAYLOAD
+                    raise unknown_sid() from None
                 finally:
                     self._hanging = None
         payload, self._next_start = payload_of(self._frames, self._start, max_packets=MAX_PACKETS_OF_A_POLL)
@@ -145,7 +147,8 @@ class PollingSession:
             self._frames = b""
             self._start = self._next_start = 0
             self.connection.mailbox.sent()
-        if self.connection.close is not None and self.connection.mailbox.closed and not self._frames:
+        mailbox = self.connection.mailbox
+        if self.connection.close is not None and mailbox.closed and not mailbox.messages:
             self._fetched.set()
 
     @contextmanager
@@ -180,10 +183,12 @@ class PollingSession:
         """
         self.upgrade.check_polling()
         connection = self.connection
-        if self._is_posting or self._stopped or connection.close is not None:
-            if self._is_posting:
-                connection.end(_OVERLAP)
+        if self._is_posting:
+            connection.end(_OVERLAP)
             raise bad_request()
+        if self._stopped or connection.close is not None:
+            # What crosses our goodbye is no fault of the client's, and maybe its own.
+            return
         try:
             packets = parse_payload(body)
         except InvalidPacket as error:

@@ -43,6 +43,8 @@ _NO_CONNECT = Close(CloseCode.POLICY, "No CONNECT packet came in time")
 _TOO_MANY_PONGS = Close(CloseCode.POLICY, "Too many pongs")
 _NOBODY = Identity(user_id="", backend_url="", wants_presence=False)
 _COME_AGAIN_STATUS = frozenset({408, 429, 503})
+_MOMENT_SECONDS = 0.2
+"""Between the error that says why and the DISCONNECT behind it."""
 
 
 @attrs.frozen
@@ -213,4 +215,11 @@ class SocketIoIntake(Intake):
         self._on_refused(self._handshake, said if isinstance(said, str) else "", error)
         if frames := self._session.refuse(error, new_sid()):
             connection.mailbox.put_or_wait(frames)
-        connection.end(_COME_AGAIN if error.status in _COME_AGAIN_STATUS else _NOT_LET_IN)
+        if self._session.is_shown_out and self.nursery is not None:
+            self.nursery.start_soon(self._show_out)
+        else:
+            connection.end(_COME_AGAIN if error.status in _COME_AGAIN_STATUS else _NOT_LET_IN)
+
+    async def _show_out(self) -> None:
+        await trio.sleep(_MOMENT_SECONDS)
+        self.connection.end(_NOT_LET_IN)

@@ -113,10 +113,13 @@ def payload_of(
 
     `frames` holds whole, unmasked frames as `text_frame` makes them. Control frames are left out: they
     are for WebSockets. Without any packet the payload is empty; `NOOP_PAYLOAD` is what to send then.
+    The packet that closes the session comes alone: clients act on it before what came together with it.
     """
     packets: list[bytes] = []
     position, end = start, len(frames)
     while position < end and len(packets) < max_packets:
+        if packets and frames.startswith(CLOSE_FRAME, position):
+            break
         is_text = frames[position] == 0x81
         size = frames[position + 1]
         position += 2

@@ -90,13 +90,14 @@ class _State(Enum):
 class SocketIoSession:
     """One Engine.IO session with its one namespace, from the handshake to its end."""
 
-    __slots__ = ("_attachments", "_is_inside", "_state", "is_ready")
+    __slots__ = ("_attachments", "_is_inside", "_is_shown_out", "_state", "is_ready")
 
     def __init__(self) -> None:
         self._state = _State.WAITING
         self._attachments = 0
         # Whether the client knows itself connected: it heard CONNECT, and no DISCONNECT passed either way.
         self._is_inside = False
+        self._is_shown_out = False
         self.is_ready = False
         """Whether it is connected and no announced attachment is still to come."""
 
@@ -104,6 +105,11 @@ class SocketIoSession:
     def is_over(self) -> bool:
         """Whether nothing is taken any more."""
         return self._state is _State.OVER
+
+    @property
+    def is_shown_out(self) -> bool:
+        """Whether it was let in only to be told why not, and its `farewell` is to follow in a moment."""
+        return self._is_shown_out and self._is_inside
 
     def receive(self, text: bytes) -> Action | None:
         """A text packet, which must be UTF-8; None: nothing is to be done. After the end all is ignored."""
@@ -136,17 +142,18 @@ class SocketIoSession:
     def refuse(self, error: Refused, sid: str) -> bytes:
         """Do not let the client in: the answer to its `Connect`. The session is over.
 
-        Who did not say who it is gets in just to be told so by an event, as clients expect it. Where
-        coming again helps, nothing is said: a client comes back by itself when the transport ends, and
-        does not after a CONNECT_ERROR.
+        Who did not say who it is gets in just to be told so by an event, as clients expect it; the
+        DISCONNECT is left to `farewell`. It should go a moment later: python-socketio overlooks one that
+        comes before its own `connect` has returned, and then comes back for ever. Where coming again
+        helps, nothing is said: a client comes back by itself when the transport ends, and does not after
+        a CONNECT_ERROR.
         """
         assert self._state is _State.DECIDING
         self._end()
         if error.code == "missing_parameter":
-            return (
-                packet_text_frame(PacketType.CONNECT, {"sid": sid})
-                + packet_text_frame(PacketType.EVENT, ["error", {"message": error.message}])
-                + packet_text_frame(PacketType.DISCONNECT)
+            self._is_inside = self._is_shown_out = True
+            return packet_text_frame(PacketType.CONNECT, {"sid": sid}) + packet_text_frame(
+                PacketType.EVENT, ["error", {"message": error.message}]
             )
         if error.status in _TEMPORARY:
             return b""
@@ -157,13 +164,17 @@ class SocketIoSession:
     def farewell(self, code: CloseCode, *, is_polling: bool = False) -> bytes:
         """What goes before the end of the transport for this reason. The session is over.
 
-        A client that is told DISCONNECT does not come back by itself; any other does.
+        A client that is told DISCONNECT does not come back by itself; any other does. Over polling the
+        packet that closes the transport goes to those who stay away, too: python-socketio does not
+        come back after it. The others find out by their next poll.
         """
-        tells = self._is_inside and code in _STAY_AWAY
+        stays_away = self._is_shown_out or code in _STAY_AWAY
+        frames = packet_text_frame(PacketType.DISCONNECT) if self._is_inside and stays_away else b""
         self._is_inside = False
         self._end()
-        frames = packet_text_frame(PacketType.DISCONNECT) if tells else b""
-        return frames + CLOSE_FRAME if is_polling else frames
+        if is_polling and (stays_away or code == CloseCode.NORMAL):
+            frames += CLOSE_FRAME
+        return frames
 
     def _take(self, text: bytes) -> Action | None:
         kind, data = parse_packet(text)

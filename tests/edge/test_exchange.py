@@ -8,6 +8,8 @@ import pytest
 import trio
 from peers import ask, head, read_answer, read_to_end, say
 
+from collab.edge.exchange import Exchange
+from collab.edge.peer import Ends
 from collab.testing import open_service
 
 BODY = json.dumps({"user_id": "ada", "backend_url": "http://x"}).encode()
@@ -168,3 +170,42 @@ async def read_to_end_slowly(stream):
         while piece := await stream.receive_some():
             data += piece
     return data
+
+
+class Pieces(trio.abc.SendStream):
+    """Keeps each piece that is sent."""
+
+    def __init__(self):
+        self.sent = []
+
+    async def send_all(self, data):
+        await trio.lowlevel.checkpoint()
+        self.sent.append(bytes(data))
+
+    async def wait_send_all_might_not_block(self):
+        await trio.lowlevel.checkpoint()
+
+    async def aclose(self):
+        await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.trio
+async def test_the_head_of_a_response_goes_out_with_the_first_of_its_body():
+    pieces = Pieces()
+    ends = Ends(("127.0.0.1", 50000), ("127.0.0.1", 9000))
+    exchange = Exchange(pieces, b"GET / HTTP/1.1\r\n\r\n", ends, write_seconds=5)
+    for data in (b"head ", b"body ", b"more"):
+        await exchange.send_all(data)
+    await exchange.aclose()
+    assert pieces.sent == [b"head body ", b"more"]
+
+
+@pytest.mark.trio
+async def test_a_head_without_a_body_goes_out_at_the_end():
+    pieces = Pieces()
+    ends = Ends(("127.0.0.1", 50000), ("127.0.0.1", 9000))
+    exchange = Exchange(pieces, b"GET / HTTP/1.1\r\n\r\n", ends, write_seconds=5)
+    await exchange.send_all(b"head")
+    assert pieces.sent == []
+    await exchange.aclose()
+    assert pieces.sent == [b"head"]

@@ -134,11 +134,17 @@ def test_a_poll_brings_no_more_than_a_python_client_takes():
     assert frames[rest:] == text_frame(b'42["notice",{}]') * 24
 
 
+def test_the_end_of_a_session_comes_alone_as_clients_act_on_it_before_what_came_with_it():
+    frames = text_frame(b"41") + text_frame(b"1")
+    assert payload_of(frames) == (b"41", len(text_frame(b"41")))
+    assert payload_of(frames, len(text_frame(b"41"))) == (b"1", len(frames))
+
+
 def test_frames_for_websockets_alone_are_left_out_of_a_poll():
     frames = (
-        WEBSOCKET_PING + text_frame(b"2") + close_frame(Close(CloseCode.GOING_AWAY, "bye")) + text_frame(b"1")
+        WEBSOCKET_PING + text_frame(b"2") + close_frame(Close(CloseCode.GOING_AWAY, "bye")) + text_frame(b"6")
     )
-    assert payload_of(frames) == (b"2\x1e1", len(frames))
+    assert payload_of(frames) == (b"2\x1e6", len(frames))
     assert payload_of(WEBSOCKET_PING) == (b"", len(WEBSOCKET_PING))
     assert payload_of(b"") == (b"", 0)
 
