@@ -15,9 +15,14 @@ import sys
 import time
 from collections import Counter
 from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING
 
 import attrs
 from peer import CONTINUATION, PING, PONG, TEXT, Gone, Peer, fragments, frame, head
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 CHUNK_BYTES = 1 << 18
 CLOSED_WITHIN_SECONDS = 2.0
@@ -59,66 +64,66 @@ def say_ready() -> None:
     print("ready", flush=True)
 
 
-def flood(port: int, found: Found, wire: bytes, begin: bytes = b"", *, is_allowed: bool = False) -> None:
-    """`begin`, and `wire` again and again, until the socket breaks; then the same once more.
+FLOODS = {
+    "ping-flood": (b"", frame(PING, b"x")),
+    "pong-flood": (b"", frame(PONG)),
+    "empty-fragments": (frame(TEXT, fin=False), frame(CONTINUATION, fin=False)),
+    "one-byte-fragments": (frame(TEXT, b"x", fin=False), frame(CONTINUATION, b"x", fin=False)),
+    "one-byte-messages": (b"", frame(TEXT, b"x")),
+}
+"""What no client needs: how each begins, and what comes again and again."""
 
-    Unless it is allowed, it must be told to go within 2 s; it does not obey.
+
+def flood_until_cut_off(
+    peer: Peer, begin: bytes, wire: bytes, is_over: Callable[[], bool] = is_over
+) -> float | None:
+    """`begin`, and `wire` again and again, until the socket breaks; the close frame is not obeyed.
+
+    When it was told to go; None where it never was.
     """
     whole = wire * (CHUNK_BYTES // len(wire))
+    peer.socket.setblocking(False)
+    told_at = None
+    left = begin + whole
+    is_reading = True
+    while not is_over():
+        readable, writable, _ = select.select([peer.socket] if is_reading else [], [peer.socket], [], 0.1)
+        try:
+            if readable:
+                with suppress(Gone):
+                    peer.receive()
+                    if peer.close_code is not None and told_at is None:
+                        told_at = time.monotonic()
+                    continue
+                is_reading = False
+            if writable:
+                left = left[peer.socket.send(left) :] or whole
+        except (BlockingIOError, TimeoutError):
+            pass
+        except OSError:
+            break
+    peer.socket.close()
+    return told_at
+
+
+def flood(port: int, found: Found, wire: bytes, begin: bytes = b"", *, is_allowed: bool = False) -> None:
+    """One flooder after the other. Unless it is allowed, each must be told to go within 2 s."""
     say_ready()
     while not is_over():
         peer = Peer(port, "flooder")
-        peer.socket.setblocking(False)
         opened = time.monotonic()
-        left = begin + whole
-        is_reading = True
-        while not is_over():
-            readable, writable, _ = select.select([peer.socket] if is_reading else [], [peer.socket], [], 0.1)
-            try:
-                if readable:
-                    is_told = peer.close_code is not None
-                    with suppress(Gone):
-                        peer.receive()
-                        if peer.close_code is not None and not is_told:
-                            found.took(time.monotonic() - opened)
-                        continue
-                    is_reading = False
-                if writable:
-                    left = left[peer.socket.send(left) :] or whole
-            except (BlockingIOError, TimeoutError):
-                pass
-            except OSError:
-                break
+        told_at = flood_until_cut_off(peer, begin, wire)
+        if told_at is not None:
+            found.took(told_at - opened)
         if not is_allowed and peer.close_code is None and time.monotonic() - opened > CLOSED_WITHIN_SECONDS:
             found.complain("a flooder was not told to go within 2 s")
         if peer.close_code is not None or not is_over():
             found.ends[str(peer.close_code or 1006)] += 1
-        peer.socket.close()
         rest(0.1)
-
-
-def ping_flood(port: int, found: Found) -> None:
-    flood(port, found, frame(PING, b"x"))
-
-
-def pong_flood(port: int, found: Found) -> None:
-    flood(port, found, frame(PONG))
-
-
-def empty_fragments(port: int, found: Found) -> None:
-    flood(port, found, frame(CONTINUATION, fin=False), begin=frame(TEXT, fin=False))
-
-
-def one_byte_fragments(port: int, found: Found) -> None:
-    flood(port, found, frame(CONTINUATION, b"x", fin=False), begin=frame(TEXT, b"x", fin=False))
 
 
 def small_fragments(port: int, found: Found) -> None:
     flood(port, found, fragments(b'{"event":"ping"}', 1), is_allowed=True)
-
-
-def one_byte_messages(port: int, found: Found) -> None:
-    flood(port, found, frame(TEXT, b"x"))
 
 
 @attrs.define
@@ -361,14 +366,10 @@ def silent(port: int, found: Found) -> None:
 
 
 SCENES = {
+    **{name: partial(flood, begin=begin, wire=wire) for name, (begin, wire) in FLOODS.items()},
     "stalled": stalled,
     "stopped": stopped,
-    "ping-flood": ping_flood,
-    "pong-flood": pong_flood,
-    "empty-fragments": empty_fragments,
-    "one-byte-fragments": one_byte_fragments,
     "small-fragments": small_fragments,
-    "one-byte-messages": one_byte_messages,
     "slow-head": slow_head,
     "killed": killed,
     "silent": silent,

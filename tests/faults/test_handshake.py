@@ -11,7 +11,7 @@ import pytest
 import trio
 from baseline import Holdings, unharmed
 from counts import count
-from peers import ADA, UPGRADE, head, read_answer, read_to_end, reset
+from peers import ADA, PATIENCE_SECONDS, UPGRADE, head, read_answer, read_to_end, reset
 
 from collab.settings import Duration, Settings, TimeoutSettings
 
@@ -66,12 +66,11 @@ async def test_a_handshake_that_drips_is_cut_off(certificates):
     first = hello(certificates.client())
     async with certificates.open_service(BRISK) as local, unharmed(local):
         stream = await trio.open_tcp_stream(*local.service.addresses[0])
-        before = trio.current_time()
-        with suppress(trio.BrokenResourceError), trio.fail_after(5):
-            for byte in first * 10:
+        # All of it would take a minute.
+        with suppress(trio.BrokenResourceError), trio.fail_after(PATIENCE_SECONDS):
+            for byte in first * 20:
                 await stream.send_all(bytes([byte]))
                 await trio.testing.wait_all_tasks_blocked(0.01)
-        assert trio.current_time() - before < 3
         await stream.aclose()
 
 
