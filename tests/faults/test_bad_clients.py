@@ -15,6 +15,7 @@ import attrs
 import pytest
 import trio
 from baseline import unharmed
+from clients import open_files
 from counts import count
 from invariants import check_i4_registry, check_i5_bounds
 from peers import (
@@ -41,6 +42,15 @@ BRISK = Settings(
     timeouts=TimeoutSettings(handshake=Duration("1s"), write=Duration("500ms"), close=Duration("500ms"))
 )
 HEALTHY = {"healthy-cyd", "healthy-dan"}
+STOPPED = count(40, 500)
+SILENT = count(20, 200)
+
+
+@pytest.fixture(autouse=True)
+def enough_files():
+    """Both ends of every connection are in this process, and so is the proxy."""
+    with open_files(max(2 * STOPPED, 4 * SILENT) + 256):
+        yield
 
 
 def target(user_id, presence="none"):
@@ -102,7 +112,6 @@ async def test_stopped_clients_are_held_to_their_bounds_and_sent_away_and_idle_o
         mailbox_messages=8, mailbox_bytes=Size("128KiB"), slow_consumer=Duration("300ms"), in_flight=16
     )
     settings = attrs.evolve(BRISK, limits=limits)
-    number_of_stopped = count(40, 500)
     async with open_over_sockets(settings, timeout_seconds=30) as local, unharmed(local):
         opened: list[FakeBackend] = []
 
@@ -112,7 +121,7 @@ async def test_stopped_clients_are_held_to_their_bounds_and_sent_away_and_idle_o
             await backend.open("localhost", target(user_id))
             return backend
 
-        stopped = [f"stopped{number}" for number in range(number_of_stopped)]
+        stopped = [f"stopped{number}" for number in range(STOPPED)]
         for user_id in stopped:
             await connect(user_id)
         idle = await connect("idle")
@@ -171,13 +180,12 @@ async def test_clients_behind_a_proxy_that_stops_forwarding_are_gone_after_ping_
     timeouts = TimeoutSettings(
         ping_interval=Duration("300ms"), ping_timeout=Duration("2s"), close=Duration("200ms")
     )
-    number_of_clients = count(20, 200)
     async with open_over_sockets(Settings(timeouts=timeouts), timeout_seconds=20) as local:
         observer = await local.connect("observer", presence="all")
         async with contextlib.AsyncExitStack() as stack, trio.open_nursery() as nursery:
             proxy = Proxy(local.service.addresses[0])
             port = await nursery.start(proxy.run)
-            silent = {f"silent{number}" for number in range(number_of_clients)}
+            silent = {f"silent{number}" for number in range(SILENT)}
             gone = []
             streams = []
             stack.push_async_callback(close_all, streams)

@@ -10,6 +10,7 @@ import attrs
 import pytest
 import trio
 from baseline import Holdings, unharmed
+from clients import open_files
 from counts import count
 from peers import ADA, PATIENCE_SECONDS, UPGRADE, head, read_answer, read_to_end, reset
 
@@ -19,6 +20,13 @@ BRISK = Settings(
     timeouts=TimeoutSettings(handshake=Duration("1s"), write=Duration("500ms"), close=Duration("500ms"))
 )
 STALLED = 500
+
+
+@pytest.fixture(autouse=True)
+def enough_files():
+    """Both ends of every connection are in this process."""
+    with open_files(2 * STALLED + 256):
+        yield
 
 
 def hello(context):
