@@ -7,7 +7,6 @@ import os
 import attrs
 import pytest
 import typed_settings
-from counts import count
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -378,8 +377,7 @@ def test_the_value_of_a_secret_is_never_told():
     )
 
 
-# A fifth of a second each.
-@settings(deadline=None, max_examples=settings.default.max_examples // count(4, 1))
+@settings(deadline=None)
 @given(
     st.dictionaries(st.text().map("COLLAB_{}".format), st.text(), max_size=3),
     st.sampled_from(options_of(Settings)),
