@@ -11,7 +11,18 @@ import attrs
 import pytest
 import trio
 from baseline import Holdings, serves_a_healthy_pair, settles_at
-from peers import ADA, ask, event_text, head, read_answer, read_to_end, small_receiver, until_end, upgrade
+from peers import (
+    ADA,
+    PATIENCE_SECONDS,
+    ask,
+    event_text,
+    head,
+    read_answer,
+    read_to_end,
+    small_receiver,
+    until_end,
+    upgrade,
+)
 
 from collab.core.connection import Connection
 from collab.core.mailbox import Mailbox
@@ -24,6 +35,8 @@ from collab.wire.identity import Identity
 from collab.wire.plain import PLAIN
 
 LOOPBACK = Settings(server=ServerSettings(host="127.0.0.1", port=0))
+# Whoever waits for a peer here waits for longer than the test does.
+WAITING_LONG = Settings(timeouts=TimeoutSettings(write=Duration("60s"), close=Duration("60s")))
 
 
 def draining_for(drain, **limits):
@@ -176,13 +189,12 @@ async def clog(local, user_id):
 @pytest.mark.trio
 async def test_cancelling_with_live_and_stalled_backends_leaves_nothing():
     before = Holdings.now()
-    async with open_service() as local:
-        ada, _ = await local.connect("ada"), await local.connect("bob")
-        await clog(local, "bob")
-        assert await ada.echoes()
-        await ask(local, "GET", "/api/users/online")
-        start = trio.current_time()
-    assert trio.current_time() - start < 1
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with open_service(WAITING_LONG) as local:
+            ada, _ = await local.connect("ada"), await local.connect("bob")
+            await clog(local, "bob")
+            assert await ada.echoes()
+            await ask(local, "GET", "/api/users/online")
     assert local.online() == set()
     await settles_at(before)
 
@@ -190,13 +202,12 @@ async def test_cancelling_with_live_and_stalled_backends_leaves_nothing():
 @pytest.mark.trio
 async def test_cancelling_while_an_http_response_is_not_read_ends_at_once():
     before = Holdings.now()
-    async with open_service() as local:
-        crowd(local, 1500)
-        stream = await small_receiver(local)
-        await stream.send_all(head("GET", "/api/users/online"))
-        assert await stream.receive_some(100)
-        start = trio.current_time()
-    assert trio.current_time() - start < 2
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with open_service(WAITING_LONG) as local:
+            crowd(local, 1500)
+            stream = await small_receiver(local)
+            await stream.send_all(head("GET", "/api/users/online"))
+            assert await stream.receive_some(100)
     await stream.aclose()
     await settles_at(before)
 
@@ -483,12 +494,11 @@ async def test_readers_that_stall_hold_the_drain_no_longer_than_it_may_take():
         stalled = await local.connect("stalled")
         await clog(local, "stalled")
         healthy = await local.connect("healthy")
-        start = trio.current_time()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(local.service.drain)
-            _, (code, _) = await until_end(healthy)
+        with trio.fail_after(PATIENCE_SECONDS):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(local.service.drain)
+                _, (code, _) = await until_end(healthy)
         assert code == 1001
-        assert trio.current_time() - start < 1 + 2
         await stalled.drop()
     await http.aclose()
     await settles_at(before)
@@ -498,7 +508,7 @@ async def test_readers_that_stall_hold_the_drain_no_longer_than_it_may_take():
 async def test_a_drain_of_no_time_still_ends():
     async with open_service(draining_for("0s")) as local:
         ada = await local.connect("ada")
-        with trio.fail_after(2.5):
+        with trio.fail_after(PATIENCE_SECONDS):
             await local.service.drain()
         assert math.isfinite((await ada.wait_closed()).code)
 
@@ -524,6 +534,6 @@ async def test_a_drain_ends_early_although_newcomers_keep_knocking() -> None:
             nursery.start_soon(knock)
             # Out of step, so that there is never a moment without one of them.
             await trio.sleep(0.05)
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_SECONDS):
             await local.service.drain()
         nursery.cancel_scope.cancel()

@@ -56,7 +56,7 @@ def test_the_line_is_that_of_the_floor_whatever_rises_above_it():
 
 
 @pytest.mark.parametrize(
-    ("heap_mib", "objects", "is_broken"), [(0.5, 12_000, False), (2.4, 0, True), (0, 30_000, True)]
+    ("heap_mib", "objects", "is_broken"), [(0.5, 1_000, False), (2.4, 0, True), (0, 10_000, True)]
 )
 def test_memory_that_is_still_in_use_once_everybody_left_breaks_i7(heap_mib, objects, is_broken):
     before = Holdings(14, 12, 2, 289_000, 12 * MIB, 57 * MIB)

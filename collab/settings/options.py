@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin
 
 import attrs
@@ -13,6 +14,8 @@ from collab.settings.groups import FLAG
 from collab.settings.units import Duration, Size
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from typed_settings.types import OptionInfo
 
 ENVIRONMENT_PREFIX: Final = "COLLAB_"
@@ -72,7 +75,7 @@ _EXPECTED: Final[dict[Any, str]] = {
 
 def options_of(settings_class: type) -> tuple[Option, ...]:
     """Every setting of a class made of groups, in the order in which they are declared."""
-    return tuple(_option(info) for info in cls_utils.deep_options(settings_class))
+    return _options_of(settings_class)
 
 
 def security_settings(settings: object) -> dict[str, dict[str, str | int | bool | tuple[str, ...] | None]]:
@@ -107,3 +110,12 @@ def _option(info: OptionInfo) -> Option:
         is_secret=info.is_secret,
         check=field.validator if isinstance(field.validator, Check) else None,
     )
+
+
+def _read_options(settings_class: type) -> tuple[Option, ...]:
+    return tuple(_option(info) for info in cls_utils.deep_options(settings_class))
+
+
+# Their help is read from the source of the class: some 100 ms, which every start of a service would take.
+# The type is written out because mypy holds no class for hashable.
+_options_of: Final[Callable[[type], tuple[Option, ...]]] = cache(_read_options)

@@ -15,6 +15,7 @@ import sys
 import time
 from collections import Counter
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
@@ -63,64 +64,73 @@ def say_ready() -> None:
     print("ready", flush=True)
 
 
-def flood(port: int, found: Found, wire: bytes, begin: bytes = b"", *, is_allowed: bool = False) -> None:
-    """`begin`, and `wire` again and again, until the socket breaks; then the same once more.
+FLOODS = {
+    "ping-flood": (b"", frame(PING, b"x")),
+    "pong-flood": (b"", frame(PONG)),
+    "empty-fragments": (frame(TEXT, fin=False), frame(CONTINUATION, fin=False)),
+    "one-byte-fragments": (frame(TEXT, b"x", fin=False), frame(CONTINUATION, b"x", fin=False)),
+    "one-byte-messages": (b"", frame(TEXT, b"x")),
+}
+"""What no client needs: how each begins, and what comes again and again."""
 
-    Unless it is allowed, it must be told to go within 2 s; it does not obey.
+
+def flood_until_cut_off(
+    peer: Peer,
+    begin: bytes,
+    wire: bytes,
+    is_over: Callable[[], bool] = is_over,
+    *,
+    is_allowed: bool = False,
+) -> float | None:
+    """`begin`, and `wire` again and again, until the socket breaks; the close frame is not obeyed.
+
+    When it was told to go; None where it never was. What one who may do this is answered is of no
+    interest, and may be much.
     """
     whole = wire * (CHUNK_BYTES // len(wire))
+    peer.socket.setblocking(False)
+    told_at = None
+    left = begin + whole
+    is_reading = True
+    while not is_over():
+        readable, writable, _ = select.select([peer.socket] if is_reading else [], [peer.socket], [], 0.1)
+        try:
+            if readable and is_allowed:
+                if not peer.socket.recv(CHUNK_BYTES):
+                    break
+            elif readable:
+                with suppress(Gone):
+                    peer.receive()
+                    if peer.close_code is not None and told_at is None:
+                        told_at = time.monotonic()
+                    continue
+                is_reading = False
+            if writable:
+                left = left[peer.socket.send(left) :] or whole
+        except (BlockingIOError, TimeoutError):
+            pass
+        except OSError:
+            break
+    peer.socket.close()
+    return told_at
+
+
+def flood(port: int, found: Found, wire: bytes, begin: bytes = b"", *, is_allowed: bool = False) -> None:
+    """One flooder after the other. Unless it is allowed, each must be told to go within 2 s."""
     say_ready()
     while not is_over():
         peer = Peer(port, "flooder")
-        peer.socket.setblocking(False)
         opened = time.monotonic()
-        left = begin + whole
-        is_reading = True
-        while not is_over():
-            readable, writable, _ = select.select([peer.socket] if is_reading else [], [peer.socket], [], 0.1)
-            try:
-                if readable:
-                    if is_allowed:
-                        # What is answered is of no interest, and may be much.
-                        if peer.socket.recv(CHUNK_BYTES):
-                            continue
-                        found.complain("one who may do this was sent away")
-                        break
-                    is_told = peer.close_code is not None
-                    with suppress(Gone):
-                        peer.receive()
-                        if peer.close_code is not None and not is_told:
-                            found.took(time.monotonic() - opened)
-                        continue
-                    is_reading = False
-                if writable:
-                    left = left[peer.socket.send(left) :] or whole
-            except (BlockingIOError, TimeoutError):
-                pass
-            except OSError:
-                break
+        told_at = flood_until_cut_off(peer, begin, wire, is_allowed=is_allowed)
+        if told_at is not None:
+            found.took(told_at - opened)
+        if is_allowed and not is_over():
+            found.complain("one who may do this was sent away")
         if not is_allowed and peer.close_code is None and time.monotonic() - opened > CLOSED_WITHIN_SECONDS:
             found.complain("a flooder was not told to go within 2 s")
         if peer.close_code is not None or not is_over():
             found.ends[str(peer.close_code or 1006)] += 1
-        peer.socket.close()
         rest(0.1)
-
-
-def ping_flood(port: int, found: Found) -> None:
-    flood(port, found, frame(PING, b"x"))
-
-
-def pong_flood(port: int, found: Found) -> None:
-    flood(port, found, frame(PONG))
-
-
-def empty_fragments(port: int, found: Found) -> None:
-    flood(port, found, frame(CONTINUATION, fin=False), begin=frame(TEXT, fin=False))
-
-
-def one_byte_fragments(port: int, found: Found) -> None:
-    flood(port, found, frame(CONTINUATION, b"x", fin=False), begin=frame(TEXT, b"x", fin=False))
 
 
 def small_fragments(port: int, found: Found) -> None:
@@ -135,10 +145,6 @@ def offline_names(port: int, found: Found) -> None:
     event = {"type": "t", "to_users": [f"nobody{n}" for n in range(1000)], "data": {}}
     message = json.dumps({"event": "collab_event", "data": event}).encode()
     flood(port, found, frame(TEXT, message), is_allowed=True)
-
-
-def one_byte_messages(port: int, found: Found) -> None:
-    flood(port, found, frame(TEXT, b"x"))
 
 
 @attrs.define
@@ -451,15 +457,11 @@ def silent(port: int, found: Found) -> None:
 
 
 SCENES = {
+    **{name: partial(flood, begin=begin, wire=wire) for name, (begin, wire) in FLOODS.items()},
     "stalled": stalled,
     "stopped": stopped,
     "reading": reading,
-    "ping-flood": ping_flood,
-    "pong-flood": pong_flood,
-    "empty-fragments": empty_fragments,
-    "one-byte-fragments": one_byte_fragments,
     "small-fragments": small_fragments,
-    "one-byte-messages": one_byte_messages,
     "ping-messages": ping_messages,
     "offline-names": offline_names,
     "slow-head": slow_head,

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import socket
 import struct
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import ssl
 
 CONTINUATION, TEXT, CLOSE, PING, PONG = 0, 1, 8, 9, 10
 _SECONDS = 10.0
+_LINE_END = "\r\n"
 
 
 def frame(opcode: int, payload: bytes = b"", *, fin: bool = True) -> bytes:
@@ -31,12 +36,13 @@ def fragments(payload: bytes, size: int) -> bytes:
     )
 
 
-def head(user_id: str, presence: str = "none") -> bytes:
-    """The upgrade request of a user."""
+def head(user_id: str, presence: str = "none", token: str = "") -> bytes:
+    """The upgrade request of a user, who may have a token."""
     target = f"/?user_id={user_id}&backend_url=http://localhost&presence={presence}"
     return (
         f"GET {target} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+        f"{f'Authorization: Bearer {token}{_LINE_END}' if token else ''}\r\n"
     ).encode()
 
 
@@ -55,6 +61,8 @@ class Peer:
         presence: str = "none",
         receive_bytes: int = 0,
         segment_bytes: int = 0,
+        token: str = "",
+        context: ssl.SSLContext | None = None,
     ) -> None:
         self.user_id = user_id
         self.socket = socket.socket()
@@ -66,7 +74,9 @@ class Peer:
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, segment_bytes)
         self.socket.connect(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket.sendall(head(user_id, presence))
+        if context is not None:
+            self.socket = context.wrap_socket(self.socket, server_hostname="localhost")
+        self.socket.sendall(head(user_id, presence, token))
         self._buffer = b""
         while b"\r\n\r\n" not in self._buffer:
             if not (data := self.socket.recv(4096)):

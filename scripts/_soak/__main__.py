@@ -68,13 +68,14 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--clients", type=int, default=500)
     parser.add_argument("--rate", type=float, default=1000.0)
     parser.add_argument("--plot", type=Path, default=Path("soak.svg"))
+    parser.add_argument("--no-plot", dest="plot", action="store_const", const=None)
     parser.add_argument("--seed", type=int)
     arguments = parser.parse_args()
     if arguments.minutes < LEAST_MINUTES:
         parser.error(f"--minutes: {LEAST_MINUTES:g} at least; shorter tells nothing of growth")
     if arguments.clients < 20 or arguments.rate < 10:
         parser.error("--clients: 20 at least; --rate: 10 at least")
-    if arguments.plot.suffix not in (".svg", ".png"):
+    if arguments.plot and arguments.plot.suffix not in (".svg", ".png"):
         parser.error("--plot: a file that ends in .svg or .png")
     return arguments
 

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from _soak.server import Holdings
     from _soak.verdict import Growth
 
-_MOST_SKIPPED = 0.2
+# A machine that others use as well gives the load less than it wants. Half of it tells as much of growth.
+_MOST_SKIPPED = 0.5
 _MOST_HEAP_LEFT_BYTES = MIB
 """Caches and tables keep their size after the first crowd; found: 0.3 to 0.6 MiB, however long it lasts."""
-_MOST_BLOCKS_LEFT = 25_000
-"""The same; found: 10,000 to 12,000, garbage that waits for its collector included."""
+_MOST_BLOCKS_LEFT = 5_000
+"""The same; found: some 300."""
 _PROMISES = ("I1", "I2", "I3", "I4", "I6", "I7")
 
 

@@ -32,7 +32,7 @@ class Holdings:
     descriptors: int
     threads: int
     blocks: int
-    """Pieces of up to 512 bytes that Python has allocated: nearly all of its objects."""
+    """Pieces of up to 512 bytes that Python has allocated, garbage left out: nearly all of its objects."""
     heap_bytes: int
     """What is larger than that, without the holes between."""
     rss_bytes: int

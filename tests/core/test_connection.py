@@ -132,7 +132,7 @@ async def test_an_ending_connection_is_read_whatever_is_full() -> None:
 @pytest.mark.trio
 async def test_one_may_wait_for_the_last_acknowledgement() -> None:
     connection = make_connection()
-    with trio.fail_after(1):
+    with trio.fail_after(10):
         await connection.wait_acknowledged()
     connection.in_flight = 2
     assert not await wakes(connection.wait_acknowledged, lambda: acknowledge(connection))

@@ -312,7 +312,7 @@ async def test_a_sender_that_waits_for_its_own_mailbox_reads_on_once_that_has_ro
     ada = core.register("ada", max_messages=1)
     fill(ada)
     await core.route(ada, ("1", []))
-    with trio.fail_after(1):
+    with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ada.wait_may_read)
             await trio.testing.wait_all_tasks_blocked()
@@ -463,7 +463,7 @@ async def test_slow_consumers_that_wait_for_each_other_are_all_ended(
     assert all(connection.close is not None for connection in connections)
     assert core.registry.connection_count == 0
     assert [connection.in_flight for connection in connections] == [0, 0, 0]
-    with trio.fail_after(1):
+    with trio.fail_after(10):
         await core.router.wait_settled()
 
 
@@ -501,7 +501,7 @@ async def test_a_sender_that_leaves_while_its_event_waits_does_not_stop_it(core:
     core.drop(ada)
     assert await events_of(bob) == ["1"]
     assert ada.in_flight == 0
-    with trio.fail_after(1):
+    with trio.fail_after(10):
         await core.router.wait_settled()
 
 
@@ -552,7 +552,7 @@ async def test_a_full_inbox_holds_the_sender_up_and_a_cancelled_sender_owes_noth
 async def test_a_batch_of_nothing_is_settled(core: Core) -> None:
     ada = core.register("ada")
     await core.route(ada)
-    with trio.fail_after(1):
+    with trio.fail_after(10):
         await core.router.wait_settled()
     assert ada.in_flight == 0
 
@@ -767,7 +767,7 @@ class RouterModel(RuleBasedStateMachine):
         self.peers = [peer for peer in self.peers if not peer.mailbox.overrun]
         for peer in self.peers:
             assert b"".join(peer.read) == b"".join(peer.mailbox.entered)
-        with trio.fail_after(1):
+        with trio.fail_after(10):
             await self.core.router.wait_settled()
 
 

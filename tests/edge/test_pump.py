@@ -794,7 +794,7 @@ async def test_sockets_with_more_than_one_rounds_bytes_are_read_to_the_end(reads
 async def test_whoever_sends_many_small_control_frames_is_read_in_small_pieces(reads):
     async with open_service(PINGS_WITHOUT_LIMIT) as local:
         ada = await local.connect("ada")
-        wire = event_text(["nobody"], "x" * 60_000) + frame(PING) * 50_000 + text("ping", id="last")
+        wire = event_text(["nobody"], "x" * 60_000) + frame(PING) * 20_000 + text("ping", id="last")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ada.stream.send_all, wire)
             while "id" not in await ada.receive("pong"):

@@ -299,7 +299,7 @@ async def test_the_peer_is_heard_when_a_read_begins_or_brings_something(
 async def test_a_close_of_the_peer_ends_the_tap_and_is_answered_by_trio_websocket() -> None:
     async with open_tap() as tapped:
         await tapped.say(peer.text("last") + peer.close(1000, "bye") + peer.text("ghost"))
-        with trio.fail_after(1):
+        with trio.fail_after(10):
             await tapped.tap.wait_ended()
         assert tapped.tap.ended
         assert tapped.delivered == [[b"last"]]

@@ -27,6 +27,7 @@ from peers import (
     ADA,
     BINARY,
     CLOSE,
+    PATIENCE_SECONDS,
     UPGRADE,
     ask,
     frame,
@@ -394,7 +395,7 @@ async def test_a_reader_that_stalls_does_not_hold_up_the_end(certificates):
         ada = await local.connect("sender")
         for number in range(200):
             await ada.send_event("t", ["ada"], "x" * 10_000, id=number)
-        with trio.fail_after(3):
+        with trio.fail_after(PATIENCE_SECONDS):
             await local.service.drain()
         await trio.aclose_forcefully(stream)
 

@@ -1,5 +1,5 @@
-"""Clients that die, stop, fall silent, drip or flood, many at a time. What it costs the others is
-measured by scripts/neighbours."""
+"""Clients that die, stop, fall silent, drip or flood, many at a time. How soon they are gone is measured
+by scripts/promises, what they cost the others by scripts/neighbours."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import attrs
 import pytest
 import trio
 from baseline import unharmed
+from clients import open_files
 from counts import count
 from invariants import check_i4_registry, check_i5_bounds
 from peers import (
@@ -32,6 +33,7 @@ from peers import (
     small_receiver,
     text,
 )
+from proxy import Proxy
 
 from collab.settings import Duration, LimitSettings, Settings, Size, TimeoutSettings
 from collab.testing import Closed, FakeBackend
@@ -40,14 +42,23 @@ BRISK = Settings(
     timeouts=TimeoutSettings(handshake=Duration("1s"), write=Duration("500ms"), close=Duration("500ms"))
 )
 HEALTHY = {"healthy-cyd", "healthy-dan"}
+STOPPED = count(40, 500)
+SILENT = count(20, 200)
+
+
+@pytest.fixture(autouse=True)
+def enough_files():
+    """Both ends of every connection are in this process, and so is the proxy."""
+    with open_files(max(2 * STOPPED, 4 * SILENT) + 256):
+        yield
 
 
 def target(user_id, presence="none"):
     return f"/?user_id={user_id}&backend_url=http://x&presence={presence}"
 
 
-async def until(holds, seconds=5.0):
-    with trio.fail_after(seconds):
+async def until(holds):
+    with trio.fail_after(30):
         while not holds():
             await trio.testing.wait_all_tasks_blocked(0.005)
 
@@ -84,7 +95,6 @@ async def test_clients_killed_in_the_middle_of_a_frame_leave_nothing_behind(open
                 for pid in heard.split():
                     os.kill(int(pid), signal.SIGKILL)
                 heard = b""
-                # Read in time by whoever measures it: a second, in scripts/neighbours.
                 await until(lambda: local.online() == HEALTHY)
                 check_i4_registry(local, sorted(HEALTHY))
         finally:
@@ -102,7 +112,6 @@ async def test_stopped_clients_are_held_to_their_bounds_and_sent_away_and_idle_o
         mailbox_messages=8, mailbox_bytes=Size("128KiB"), slow_consumer=Duration("300ms"), in_flight=16
     )
     settings = attrs.evolve(BRISK, limits=limits)
-    number_of_stopped = count(40, 500)
     async with open_over_sockets(settings, timeout_seconds=30) as local, unharmed(local):
         opened: list[FakeBackend] = []
 
@@ -112,7 +121,7 @@ async def test_stopped_clients_are_held_to_their_bounds_and_sent_away_and_idle_o
             await backend.open("localhost", target(user_id))
             return backend
 
-        stopped = [f"stopped{number}" for number in range(number_of_stopped)]
+        stopped = [f"stopped{number}" for number in range(STOPPED)]
         for user_id in stopped:
             await connect(user_id)
         idle = await connect("idle")
@@ -161,42 +170,6 @@ async def test_stopped_clients_are_held_to_their_bounds_and_sent_away_and_idle_o
 # Silent
 
 
-class Proxy:
-    """Forwards TCP in both directions until it is told to forward nothing more; it closes nothing then."""
-
-    def __init__(self, address):
-        self._address = address
-        self._flowing = trio.Event()
-        self._flowing.set()
-        self.pings = 0
-        """How many pings of the service were passed on."""
-
-    def freeze(self):
-        self._flowing = trio.Event()
-
-    async def run(self, *, task_status=trio.TASK_STATUS_IGNORED):
-        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        task_status.started(listeners[0].socket.getsockname()[1])
-        await trio.serve_listeners(self._serve, listeners)
-
-    async def _serve(self, near):
-        async with (
-            near,
-            await trio.open_tcp_stream(*self._address[:2]) as far,
-            trio.open_nursery() as nursery,
-        ):
-            nursery.start_soon(self._forward, near, far)
-            nursery.start_soon(self._forward, far, near)
-
-    async def _forward(self, source, sink):
-        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            while data := await source.receive_some():
-                await self._flowing.wait()
-                self.pings += data.count(b"\x89\x00")
-                await sink.send_all(data)
-            await sink.send_eof()
-
-
 async def close_all(streams):
     for stream in streams:
         await trio.aclose_forcefully(stream)
@@ -207,13 +180,12 @@ async def test_clients_behind_a_proxy_that_stops_forwarding_are_gone_after_ping_
     timeouts = TimeoutSettings(
         ping_interval=Duration("300ms"), ping_timeout=Duration("2s"), close=Duration("200ms")
     )
-    number_of_clients = count(20, 200)
     async with open_over_sockets(Settings(timeouts=timeouts), timeout_seconds=20) as local:
         observer = await local.connect("observer", presence="all")
         async with contextlib.AsyncExitStack() as stack, trio.open_nursery() as nursery:
             proxy = Proxy(local.service.addresses[0])
             port = await nursery.start(proxy.run)
-            silent = {f"silent{number}" for number in range(number_of_clients)}
+            silent = {f"silent{number}" for number in range(SILENT)}
             gone = []
             streams = []
             stack.push_async_callback(close_all, streams)
@@ -236,11 +208,11 @@ async def test_clients_behind_a_proxy_that_stops_forwarding_are_gone_after_ping_
                 await backend.open("localhost", target(user_id))
                 nursery.start_soon(live, backend)
             # They answer pings for as long as they can be reached.
-            await until(lambda: proxy.pings >= len(silent), seconds=10)
+            await until(lambda: proxy.pings >= len(silent))
             assert gone == []
             assert local.online() == {*silent, "observer"}
             proxy.freeze()
-            await until(lambda: local.online() == {"observer"}, seconds=0.3 + 2 + 5)
+            await until(lambda: local.online() == {"observer"})
             await until(lambda: len(gone) == len(silent))
             assert set(gone) == silent
             check_i4_registry(local, ["observer"])

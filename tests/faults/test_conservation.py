@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import pytest
 import trio
+from counts import count
 from invariants import Ledger, Life, SentEvent
 from peers import send_fin, small_receiver
 from wsproto.utilities import LocalProtocolError
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 IN_FLIGHT = 16
-EVENTS = 250
+EVENTS = count(100, 250)
 SETTINGS = Settings(limits=LimitSettings(mailbox_messages=16, in_flight=32, slow_consumer=Duration("300ms")))
 GONE = (
     trio.BrokenResourceError,

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import pytest
 import trio
 from baseline import unharmed
-from peers import ADA, UPGRADE, ask, head, read_answer, read_to_end, reset, small_receiver
+from peers import ADA, PATIENCE_SECONDS, UPGRADE, ask, head, read_answer, read_to_end, reset, small_receiver
 
 from collab.core.connection import Connection
 from collab.core.mailbox import Mailbox
@@ -83,14 +83,12 @@ async def test_a_connection_that_never_closes_its_side_is_closed_by_force():
         stream, _ = await local.open_stream()
         await stream.send_all(b"junk\r\n\r\n")
         assert (await read_answer(stream)).refusal == (400, "bad_request")
-        before = trio.current_time()
         await drip_until_broken(stream)
-        assert trio.current_time() - before < 2
         await stream.aclose()
 
 
 async def drip_until_broken(stream):
-    with trio.fail_after(5), suppress(trio.BrokenResourceError):
+    with trio.fail_after(PATIENCE_SECONDS), suppress(trio.BrokenResourceError):
         while True:
             await stream.send_all(b"x")
             await trio.testing.wait_all_tasks_blocked(0.01)

@@ -14,6 +14,13 @@ import pytest
 from certificates import Certificates
 from commands import PACKAGE, PATIENCE_SECONDS, Command
 
+# Whoever waits for a peer here waits for longer than `PATIENCE_SECONDS`.
+ENDLESS = {
+    "COLLAB_SERVER__DRAIN": "120s",
+    "COLLAB_TIMEOUTS__CLOSE": "120s",
+    "COLLAB_TIMEOUTS__WRITE": "120s",
+}
+
 
 def connect_and_stall(address):
     """A WebSocket client that never reads or answers again."""
@@ -75,29 +82,24 @@ def test_settings_come_from_the_file_and_the_environment(tmp_path):
 
 
 def test_a_second_signal_ends_it_at_once_with_1(tmp_path):
-    environ = {"COLLAB_TIMEOUTS__CLOSE": "10s"}
-    with Command(tmp_path, "serve", "--port=0", environ=environ) as command:
+    with Command(tmp_path, "serve", "--port=0", environ=ENDLESS) as command:
         with connect_and_stall(command.address()):
             command.signal(signal.SIGTERM)
             command.line("Stopping")
-            before = time.monotonic()
             command.signal(signal.SIGTERM)
             assert command.wait() == 1
-            assert time.monotonic() - before < 1
         assert "Stopped at once" in command.output
         assert command.errors == ""
 
 
 def test_a_stalled_client_does_not_hold_up_the_end_past_the_drain(tmp_path):
-    environ = {"COLLAB_SERVER__DRAIN": "1s", "COLLAB_TIMEOUTS__CLOSE": "10s"}
+    environ = {**ENDLESS, "COLLAB_SERVER__DRAIN": "1s"}
     with (
         Command(tmp_path, "serve", "--port=0", environ=environ) as command,
         connect_and_stall(command.address()),
     ):
-        before = time.monotonic()
         command.signal(signal.SIGTERM)
         assert command.wait() == 0
-        assert time.monotonic() - before < 3
 
 
 def test_a_hangup_opens_the_log_file_anew(tmp_path):
@@ -232,24 +234,19 @@ def reloading(tmp_path):
     config = tmp_path / "collab.toml"
     config.write_text("server.port = 0\n")
     arguments = ["serve", "--reload", "--config=collab.toml", "--log-file="]
-    environ = {"COLLAB_TIMEOUTS__CLOSE": "10s"}
-    with Command(tmp_path, *arguments, environ=environ, python_path=copy) as command:
+    with Command(tmp_path, *arguments, environ=ENDLESS, python_path=copy) as command:
         yield command, config, copy / "collab"
 
 
-def test_reload_restarts_on_a_change_of_config_or_code_in_under_two_seconds(reloading):
+def test_reload_restarts_on_a_change_of_config_or_code(reloading):
     command, config, package = reloading
     first = command.address()
-    before = time.monotonic()
     config.write_text("server.port = 0\nserver.drain = '3s'\n")
     second = command.address()
-    assert time.monotonic() - before < 2
     assert not is_listening(first)
-    before = time.monotonic()
     with (package / "_version.py").open("a") as module:
         module.write("# changed\n")
     third = command.address()
-    assert time.monotonic() - before < 2
     assert not is_listening(second)
     command.signal(signal.SIGTERM)
     assert command.wait() == 0
@@ -259,10 +256,8 @@ def test_reload_restarts_on_a_change_of_config_or_code_in_under_two_seconds(relo
 def test_reload_does_not_wait_for_a_stalled_client(reloading):
     command, config, _ = reloading
     with connect_and_stall(command.address()):
-        before = time.monotonic()
         config.write_text("server.port = 0\nserver.drain = '3s'\n")
         command.address()
-        assert time.monotonic() - before < 2
 
 
 def test_reload_survives_a_mistake_in_the_config_file(reloading):

@@ -1,0 +1,1 @@
+"""What `scripts/promises` runs: every promise that is one of time."""
