@@ -167,7 +167,7 @@ def _expect(data: bytes) -> _Expected:
     if "websocket" not in outcome.head.tokens("upgrade"):
         return _Expected(outcome, None, True)
     reading = frames.read(outcome.rest, _MESSAGE_BYTES)
-    return _Expected(outcome, reading, reading.code is None and not reading.closed)
+    return _Expected(outcome, reading, reading.code is None and reading.close is None)
 
 
 @attrs.define
