@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from collab.web.polling import PollingApi
 
 _log = get_logger()
+_ANY_METHOD = ("GET", "POST", "PUT", "PATCH", "DELETE")
+"""Engine.IO has an error of its own for those that it does not take."""
 _ANSWERED_WHILE_DRAINING = frozenset({"/health", "/ready"})
 
 
@@ -72,7 +74,7 @@ def create_app(
     app.add_url_rule("/api/register", view_func=api.register, methods=["POST"])
     app.add_url_rule("/api/events", view_func=events.send, methods=["POST"])
     for path in ENGINE_PATHS:
-        app.add_url_rule(path, view_func=polling.handle, methods=["GET", "POST"], endpoint=f"polling{path}")
+        app.add_url_rule(path, view_func=polling.handle, methods=_ANY_METHOD, endpoint=f"polling{path}")
     operators = Operators(settings, authenticator)
     if operators.are_possible:
         _add_admin(app, admin)
