@@ -165,6 +165,7 @@ class Tap(trio.abc.Stream):
         self._deliver = _deliver_to_nobody
         self._before_read = trio.lowlevel.checkpoint
         self._on_violation = _ignore
+        self._on_odd_taken = self._notify
 
     def read_alone(self) -> None:
         """From now on the tap reads for itself."""
@@ -173,6 +174,8 @@ class Tap(trio.abc.Stream):
 
     async def read_by_hand(self) -> tuple[list[bytes], Close | None]:
         """Read once, for one who reads for a while before anybody else does; see `feed`."""
+        while self._odd:
+            await self._wait_changed()
         data = self._rest or await self._receive()
         self._rest = b""
         if not data:
