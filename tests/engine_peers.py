@@ -10,12 +10,10 @@ import attrs
 import trio
 from peers import Answer, frame, head, read_answer
 
-from collab.testing import Closed, FakeBackend
+from collab.testing import Closed, FakeBackend, LocalService
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from collab.testing import LocalService
 
 POLLING = "/socket.io/?EIO=4&transport=polling"
 WEBSOCKET = "/socket.io/?EIO=4&transport=websocket"
