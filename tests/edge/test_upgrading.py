@@ -8,14 +8,18 @@ import attrs
 import pytest
 import trio
 import trio.testing
+from counts import count
 from engine_peers import (
+    WEBSOCKET,
     PollingClient,
+    SocketClient,
     begin_upgrade,
     collab_packet,
     events_of,
     upgrade,
 )
 from peers import frame, head
+from peers import upgrade as peer_upgrade
 from test_polling_sessions import NARROW, OPERATOR, full_window, session_of, sessions
 
 from collab.settings import AuditSettings, Duration, ServerSettings, Settings
@@ -178,3 +182,103 @@ async def test_what_a_lost_poll_may_have_brought_is_not_sent_again(autojump_cloc
         assert events_of(packets, "collab_event") == []
         assert closed[0] == 4005
         await trio.aclose_forcefully(stream)
+
+
+ACTIONS = ("event", "poll", "probe", "upgrade")
+
+
+def orders(sent=3, polled=2):
+    """Every order of so many events, polls, and the two packets of an upgrade."""
+
+    def extend(done, left):
+        if not any(left.values()):
+            yield done
+        for action in left:
+            if left[action] and (action != "upgrade" or "probe" in done):
+                yield from extend((*done, action), {**left, action: left[action] - 1})
+
+    yield from extend((), {"event": sent, "poll": polled, "probe": 1, "upgrade": 1})
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("waits", [True, False], ids=["settled", "at once"])
+async def test_nothing_is_lost_doubled_or_overtaken_at_any_interleaving_of_an_upgrade(waits):
+    async with open_service(in_memory=True) as local:
+        bob = await local.connect("bob")
+        for order in list(orders())[:: count(3, 1)]:
+            client = await PollingClient.connect(local, "ada")
+            socket = SocketClient(await local.open(f"{WEBSOCKET}&sid={client.sid}"))
+            polled, sent = [], 0
+            async with trio.open_nursery() as nursery:
+
+                async def poll(client=client, polled=polled):
+                    answer = await client.get()
+                    if answer.status == 200:
+                        polled.extend(answer.body.decode().split("\x1e"))
+
+                polls = 0
+                for action in order:
+                    if action == "event":
+                        await bob.send_event("t", ["ada"], sent)
+                        sent += 1
+                    elif action == "poll" and not any(
+                        task.name.endswith("poll") for task in nursery.child_tasks
+                    ):
+                        polls += 1
+                        nursery.start_soon(poll)
+                    elif action in ("probe", "upgrade"):
+                        await socket.say("2probe" if action == "probe" else "5")
+                    if waits:
+                        await trio.testing.wait_all_tasks_blocked()
+            await bob.send_event("t", ["ada"], sent)
+            heard = events_of(polled, "collab_event")
+            while not heard or heard[-1]["data"] != sent:
+                packet = await socket.next()
+                heard += events_of([packet], "collab_event")
+            assert [event["data"] for event in heard] == list(range(sent + 1)), order
+            await socket.say("1")
+            await socket.until_end()
+            for _ in range(sent + 1):
+                await bob.receive("event_ack")
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("said", [[], ["2probe"], ["x"], ["5"], ["2probe", "2probe"], ["40"]])
+async def test_a_websocket_that_does_not_go_through_with_it_leaves_the_polls_as_they_were(said, open_anyhow):
+    async with open_anyhow() as local:
+        client = await PollingClient.connect(local, "ada")
+        bob = await local.connect("bob")
+        socket = await begin_upgrade(client, probe=False)
+        second = await peer_upgrade(local, f"{WEBSOCKET}&sid={client.sid}")
+        assert (second.status, second.json["code"]) == (400, 3)
+        await socket.say(*said)
+        if said in ([], ["2probe"]):
+            await socket.backend.drop()
+        else:
+            _, closed = await socket.until_end()
+            assert closed[0] == 1002
+        await bob.send_event("t", ["ada"], "still here")
+        assert (await client.receive("collab_event"))["data"] == "still here"
+        with trio.fail_after(5):
+            while session_of(local, client).upgrade.state.name != "NONE":
+                await trio.lowlevel.checkpoint()
+        again = await upgrade(client)
+        await again.say(collab_packet(["bob"], "moved"))
+        assert (await bob.receive("collab_event"))["data"]["data"] == "moved"
+        assert (await client.get()).json["code"] == 1
+
+
+@pytest.mark.trio
+async def test_what_a_half_fetched_mailbox_holds_goes_first(open_anyhow):
+    async with open_anyhow() as local:
+        client = await PollingClient.connect(local, "ada")
+        bob = await local.connect("bob")
+        for number in range(40):
+            await bob.send_event("t", ["ada"], number)
+            await bob.receive("event_ack")
+        heard = events_of(await client.poll(), "collab_event")
+        socket = await begin_upgrade(client)
+        await socket.say("5", *[collab_packet(["ada"], number) for number in (40, 41)])
+        while len(heard) < 42:
+            heard.append(await socket.receive("collab_event"))
+        assert [event["data"] for event in heard] == list(range(42))
