@@ -176,8 +176,11 @@ class Mailbox:
                 attrs.evolve(waiting, since=min(waiting.since + seconds, now)) for waiting in self._waiting
             )
 
-    async def take(self) -> bytes:
+    async def take(self, most: int | None = None) -> bytes:
         """Everything queued as one piece of bytes, waiting until there is something.
+
+        At most so many frames of it, where they were put in without writing through: for a reader that
+        cannot bring all at once, so that what it has brought makes room.
 
         Raises:
             trio.EndOfChannel: the mailbox was closed and is empty.
@@ -186,12 +189,12 @@ class Mailbox:
         outlet = self._channel()
         frames = [await outlet.receive()]
         try:
-            while True:
+            while most is None or len(frames) < most:
                 frames.append(outlet.receive_nowait())
         except (trio.WouldBlock, trio.EndOfChannel):
             pass
-        self._taken_messages = self.messages
-        self._taken_bytes = self.bytes
+        self._taken_messages = self.messages if most is None else len(frames)
+        self._taken_bytes = self.bytes if most is None else sum(map(len, frames))
         return frames[0] if len(frames) == 1 else b"".join(frames)
 
     def sent(self) -> None:

@@ -28,7 +28,7 @@ from collab.policy.origins import OriginPolicy
 from collab.policy.rate import Meters, Rate
 from collab.policy.validation import EventRules
 from collab.wire.close import Close, CloseCode
-from collab.wire.engineio import BINARY_PACKET, ENGINE_PATHS, check_request, new_sid
+from collab.wire.engineio import BINARY_PACKET, ENGINE_PATHS, check_request, forbidden, new_sid
 from collab.wire.identity import Identity, claimed_in, identity_from_query, the_token
 from collab.wire.plain import PLAIN
 
@@ -180,13 +180,26 @@ class Acceptor:
         self._meter_connect(self._connects_by_address, network_of(address), "from this address")
         return next(self._ids)
 
-    def open_session(self, handshake: Handshake) -> PollingSession:
-        """A session of Engine.IO that begins with polling; `check_comer` has let it in.
+    def open_session(
+        self, *, origins: list[str], address: str, query: str, authorization: list[str]
+    ) -> PollingSession:
+        """A session of Engine.IO that begins with polling.
 
         Raises:
-            Refused: there are too many connections.
+            Refused: it may not, or there are too many connections.
         """
-        return self.sessions.open(handshake, self._admission.admit(handshake.address))
+        try:
+            connection_id = self.check_comer(origins, address)
+        except Refused as refusal:
+            if refusal.code == "origin_not_allowed":
+                raise forbidden() from None
+            raise
+        handshake = Handshake(connection_id, address, query, tuple(authorization))
+        return self.sessions.open(handshake, self._admission.admit(address))
+
+    def find_session(self, sid: str) -> PollingSession:
+        """The session of this id whose transport is polling; raises `EngineRefused` where there is none."""
+        return self.sessions.find(sid)
 
     async def _plain_comer(self, head: Head, address: str, connection_id: int) -> Comer:
         claims = await self._claims(head)
@@ -261,7 +274,7 @@ class Acceptor:
                     tap.open_by_hand()
                     inherited = await self.sessions.take_over(session, tap)
                     if inherited is None:
-                        await tap.send_close(_NO_UPGRADE)
+                        await tap.send_close(session.connection.close or _NO_UPGRADE)
                     else:
                         with session.place:
                             await self._live(
@@ -273,8 +286,13 @@ class Acceptor:
 
     async def _live(self, life: Life, nursery: trio.Nursery, *, inherited: Inherited | None = None) -> None:
         self._lives.add(life)
+        if inherited is not None and self._status.draining:
+            # While it moved nobody else could tell it.
+            life.stop_reading()
         if self._gone_by is not None:
             life.be_gone_by(self._gone_by)
+            if inherited is not None:
+                life.connection.end(_GOING_AWAY)
         try:
             await life.run(nursery, inherited)
         finally:

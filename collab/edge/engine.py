@@ -11,6 +11,8 @@ from collab.core.mailbox import Mailbox
 from collab.edge.polling import PollingSession
 from collab.edge.socketio import Handshake, SocketIoIntake, connection_of
 from collab.errors import InvalidPacket
+from collab.observe.log import get_logger
+from collab.wire.close import Close
 from collab.wire.engineio import new_sid, open_frame, unknown_sid
 from collab.wire.identity import MAX_USER_ID_CHARACTERS, claimed_in
 from collab.wire.upgrade import UPGRADE_SECONDS
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from collab.policy.limits import Place
     from collab.settings import Settings
 
+_log = get_logger()
+
 
 @attrs.frozen
 class Inherited:
@@ -34,6 +38,8 @@ class Inherited:
 
     texts: list[bytes]
     """Packets that came right behind the upgrade."""
+    violation: Close | None
+    """The breach of the protocol behind these."""
     frames: bytes
     """What a poll took of the mailbox, and could not bring any more."""
 
@@ -107,6 +113,8 @@ class EngineSessions:
             on_refused=self._note_refused,
         )
         intake.is_polling = is_polling
+        # Also before it is let in: what a client makes us send it must read.
+        self._router.watch(connection)
         return intake
 
     def open(self, handshake: Handshake, place: Place) -> PollingSession:
@@ -143,42 +151,49 @@ class EngineSessions:
         took = False
         try:
             texts: list[bytes] = []
-            with trio.move_on_after(UPGRADE_SECONDS):
-                texts = await self._probe(session, tap)
+            violation = None
+            with trio.move_on_after(UPGRADE_SECONDS) as session.probing:
+                texts, violation = await self._probe(session, tap)
+            session.probing = None
             if not session.upgrade.is_done:
                 return None
-            await session.moved.wait()
-            took = True
-            return Inherited(texts, session.rest())
+            await session.left.wait()
+            took = session.has_moved
+            return Inherited(texts, violation, session.hand_over()) if took else None
         finally:
+            session.probing = None
             session.upgrade.abort()
             session.has_taker = False
-            if session.moved.is_set() and not took:
+            if session.has_moved and not took:
                 session.abandon()
 
-    async def _probe(self, session: PollingSession, tap: Tap) -> list[bytes]:
-        """Play the upgrade, as far as the client plays along: the texts behind its last packet."""
+    async def _probe(self, session: PollingSession, tap: Tap) -> tuple[list[bytes], Close | None]:
+        """Play the upgrade, as far as the client plays along: what came behind its last packet."""
         while not tap.ended:
             texts, violation = await tap.read_by_hand()
             for number, text in enumerate(texts, 1):
                 try:
                     answer = session.receive_upgrade(text)
                 except InvalidPacket:
-                    return []
+                    return [], None
                 if answer:
                     await tap.send(answer)
                 if session.upgrade.is_done:
-                    return texts[number:]
+                    return texts[number:], violation
             if violation is not None:
-                return []
-        return []
+                break
+        return [], None
 
     async def _run(self, session: PollingSession) -> None:
         try:
             await session.run()
+        except* Exception as group:
+            # The boundary of this session: a fault of ours must not end the others.
+            _log.error("Connection failed", exc_info=group)
         finally:
             del self._by_sid[session.sid]
-            if not session.moved.is_set():
+            session.left.set()
+            if not session.has_moved:
                 session.place.give_back()
             elif not session.has_taker:
                 session.abandon()

@@ -123,8 +123,12 @@ class Intake:
                     if isinstance(message, RouteRequest):
                         check(message, connection.user_id, now)
                         requests.append(message)
-                    elif message is not None:
+                        continue
+                    if message is not None:
                         self._answer(message)
+                    if connection.close is not None:
+                        # Its end was not the last that it said.
+                        break
                 except MessageError as error:
                     self._answer_error(error)
                     if connection.close is not None:

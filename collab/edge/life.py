@@ -101,8 +101,10 @@ class Life:
                 if tap.descriptor >= 0:
                     connection.mailbox.write_through(tap.write_now)
                 self._intake.begin()
-                if inherited is not None:
+                if inherited is not None and connection.close is None:
                     await self._deliver(inherited.texts)
+                    if inherited.violation is not None:
+                        connection.end(inherited.violation)
                 if self._pump is None or tap.descriptor < 0:
                     tap.read_alone()
                 else:
@@ -141,6 +143,9 @@ class Life:
     def _begin_end(self, close: Close) -> None:
         """Synchronous: from here on nothing is delivered to or taken from this connection."""
         self._audit.evicted(self.connection, int(close.code), close.reason)
+        self._stop(close)
+
+    def _stop(self, close: Close) -> None:
         self.stop_reading()
         self._intake.leave()
         if close.code == CloseCode.POLICY:
@@ -184,7 +189,7 @@ class Life:
         nursery.start_soon(self._write, self._written, inherited.frames)
         if self.connection.close is not None:
             # It ended between the two.
-            self._begin_end(self.connection.close)
+            self._stop(self.connection.close)
 
     def _start_writer(self) -> None:
         nursery = self._intake.nursery

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from math import inf
 from typing import TYPE_CHECKING
 
 import trio
@@ -21,8 +21,6 @@ from collab.wire.engineio import (
 from collab.wire.upgrade import UpgradeMachine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from collab.core.outbox import Outbox
     from collab.core.router import Router
     from collab.edge.socketio import SocketIoIntake
@@ -60,10 +58,14 @@ class PollingSession:
         self.place = place
         """Its place among the connections that may be."""
         self.upgrade = UpgradeMachine()
-        self.moved = trio.Event()
-        """Set when its connection is for a WebSocket to go on with."""
+        self.left = trio.Event()
+        """Set when its task has ended."""
+        self.has_moved = False
+        """Whether its connection is for a WebSocket to go on with."""
         self.has_taker = False
         """Whether there is such a WebSocket."""
+        self.probing: trio.CancelScope | None = None
+        """Around the upgrade, as far as it can still fail."""
         self._router = router
         self._outbox = outbox
         self._audit = audit
@@ -75,19 +77,20 @@ class PollingSession:
         self._hanging: trio.CancelScope | None = None
         self._poll_begun_at: float | None = None
         self._is_posting = False
-        self._heard_at = trio.current_time()
-        self._gone_by: float | None = None
+        self._heard_at = self._polled_at = trio.current_time()
+        self._gone_by = inf
+        self._leaving: trio.CancelScope | None = None
         self._stopped = False
         # What a poll took of the mailbox and could not bring yet, and where the rest of it begins.
         self._frames = b""
         self._start = self._next_start = 0
+        self.connection.on_end = self._begin_end
 
     async def run(self) -> None:
-        """Live until the session has ended or a WebSocket may have it: then `moved` is set.
+        """Live until the session has ended or a WebSocket may have it: then `has_moved` holds.
 
         Raises nothing that a peer can cause.
         """
-        self.connection.on_end = self._begin_end
         try:
             async with trio.open_nursery() as nursery:
                 self.intake.nursery = nursery
@@ -99,16 +102,20 @@ class PollingSession:
                 if not self.upgrade.is_done:
                     nursery.cancel_scope.cancel()
             if self.upgrade.is_done:
-                await self._wait_no_request()
-                self.moved.set()
+                with trio.move_on_after(self._timeouts.write + _GRACE_SECONDS) as patience:
+                    await self._wait_no_request()
+                if patience.cancelled_caught:
+                    self.answer_lost()
+                self.has_moved = True
             else:
                 await self._say_goodbye()
         finally:
-            if not self.moved.is_set():
+            if not self.has_moved:
                 self._release()
 
-    def rest(self) -> bytes:
-        """What a poll took of the mailbox and could not bring, for the WebSocket to send first."""
+    def hand_over(self) -> bytes:
+        """It has moved: what a poll took and could not bring, for the WebSocket to send first."""
+        self.intake.is_polling = False
         rest, self._frames = self._frames[self._start :], b""
         return rest
 
@@ -120,7 +127,7 @@ class PollingSession:
     async def poll(self) -> bytes:
         """The answer of a GET: some packets, at the latest with the next ping of the keepalive.
 
-        Hold `polling` around it and around the sending of the answer; then call `delivered`.
+        Call `begin_poll` before it, then `delivered` or `answer_lost`, and `end_poll` in any case.
 
         Raises:
             EngineRefused: the session has ended, and everything was fetched.
@@ -131,7 +138,7 @@ class PollingSession:
                 if not self.upgrade.polls_may_hang and not mailbox.messages:
                     self._hanging.cancel()
                 try:
-                    self._frames = await mailbox.take()
+                    self._frames = await mailbox.take(MAX_PACKETS_OF_A_POLL)
                 except (trio.EndOfChannel, trio.ClosedResourceError):
                     self._fetched.set()
                     raise unknown_sid() from None
@@ -151,9 +158,16 @@ class PollingSession:
         if self.connection.close is not None and mailbox.closed and not mailbox.messages:
             self._fetched.set()
 
-    @contextmanager
-    def polling(self) -> Iterator[None]:
-        """Around one GET, to the end of its answer.
+    def answer_lost(self) -> None:
+        """The answer of a poll did not reach the client: what was in it is lost, and so is the session."""
+        self.connection.end(_NOT_TAKEN)
+        self.connection.mailbox.close(discard=True)
+        self._frames = b""
+        self._start = self._next_start = 0
+        self._fetched.set()
+
+    def begin_poll(self) -> None:
+        """A GET has come.
 
         Raises:
             EngineRefused: another hangs, which ends the session, or there are no polls any more.
@@ -162,21 +176,17 @@ class PollingSession:
         if self._poll_begun_at is not None:
             self.connection.end(_OVERLAP)
             raise bad_request()
-        self._poll_begun_at = self._heard_at = trio.current_time()
-        try:
-            with self._request():
-                yield
-        finally:
-            self._poll_begun_at = None
-            self._heard_at = trio.current_time()
+        self._poll_begun_at = self._heard_at = self._polled_at = trio.current_time()
+        self._requests += 1
 
-    def answer_lost(self) -> None:
-        """The answer of a poll did not reach the client: what was in it is lost, and so is the session."""
-        self.connection.end(_NOT_TAKEN)
-        self._fetched.set()
+    def end_poll(self) -> None:
+        """The GET that began last has its answer, or will have none."""
+        self._poll_begun_at = None
+        self._heard_at = self._polled_at = trio.current_time()
+        self._end_request()
 
     async def post(self, body: bytes) -> None:
-        """Take the packets of a POST.
+        """Take the packets of a POST, unless nothing is read from this session any more.
 
         Raises:
             EngineRefused: another is under way, or the packets are none.
@@ -186,7 +196,7 @@ class PollingSession:
         if self._is_posting:
             connection.end(_OVERLAP)
             raise bad_request()
-        if self._stopped or connection.close is not None:
+        if self._has_stopped():
             # What crosses our goodbye is no fault of the client's, and maybe its own.
             return
         try:
@@ -195,16 +205,20 @@ class PollingSession:
             connection.end(Close(CloseCode.PROTOCOL_ERROR, str(error)))
             raise bad_request() from None
         self._is_posting = True
+        self._requests += 1
         self._heard_at = trio.current_time()
         try:
-            with self._request():
-                await connection.wait_may_read()
-                with self._outbox:
-                    requests = self.intake.take(packets)
-                if requests:
-                    await self._router.submit([Batch(connection, requests)])
+            await connection.wait_may_read()
+            if self._has_stopped():
+                # As what lies unread in the socket of another.
+                return
+            with self._outbox:
+                requests = self.intake.take(packets)
+            if requests:
+                await self._router.submit([Batch(connection, requests)])
         finally:
             self._is_posting = False
+            self._end_request()
 
     def receive_upgrade(self, text: bytes) -> bytes:
         """A text on the WebSocket that wants to take over: what to send on it; raises `InvalidPacket`."""
@@ -222,19 +236,24 @@ class PollingSession:
         self._stopped = True
 
     def be_gone_by(self, deadline: float) -> None:
-        """Have the goodbye said by this time on Trio's clock (drain)."""
+        """Have the goodbye said by this time on Trio's clock (drain), whether it was begun or not."""
         self._gone_by = deadline
+        if self._leaving is not None:
+            self._leaving.deadline = min(self._leaving.deadline, deadline)
 
     def check_alive(self, now: float) -> None:
         """See to the keepalive and the token, and end a session that nobody polls."""
         polled_at = self._poll_begun_at
         if polled_at is None:
-            if now - self._heard_at >= self._timeouts.ping_timeout:
+            if now - self._polled_at >= self._timeouts.ping_timeout:
                 self.connection.end(_NO_POLL)
         elif now - polled_at >= self._timeouts.ping_interval + self._timeouts.write + _GRACE_SECONDS:
             # Its end was never told of.
             self.connection.end(_NO_POLL)
         self.intake.check_alive(now, self._heard_at)
+
+    def _has_stopped(self) -> bool:
+        return self._stopped or self.connection.close is not None
 
     def _begin_end(self, close: Close) -> None:
         """Synchronous: from here on nothing is delivered to or taken from this session."""
@@ -243,15 +262,15 @@ class PollingSession:
         self.intake.leave()
         if close.code == CloseCode.SLOW_CONSUMER:
             self.connection.mailbox.close(discard=True)
+        if self.probing is not None:
+            self.probing.cancel()
         self._over.set()
 
     async def _say_goodbye(self) -> None:
         """Give the client the time of a close to fetch what is owed, and the end behind it."""
         connection = self.connection
-        deadline = trio.current_time() + self._timeouts.close
-        if self._gone_by is not None:
-            deadline = min(deadline, self._gone_by)
-        with trio.CancelScope(deadline=deadline, shield=True):
+        deadline = min(trio.current_time() + self._timeouts.close, self._gone_by)
+        with trio.CancelScope(deadline=deadline, shield=True) as self._leaving:
             if not connection.mailbox.closed:
                 await connection.wait_acknowledged()
                 assert connection.close is not None, "a session ends by our own doing, or moves"
@@ -271,13 +290,8 @@ class PollingSession:
                 self._no_request = trio.Event()
             await self._no_request.wait()
 
-    @contextmanager
-    def _request(self) -> Iterator[None]:
-        self._requests += 1
-        try:
-            yield
-        finally:
-            self._requests -= 1
-            if not self._requests and self._no_request is not None:
-                self._no_request.set()
-                self._no_request = None
+    def _end_request(self) -> None:
+        self._requests -= 1
+        if not self._requests and self._no_request is not None:
+            self._no_request.set()
+            self._no_request = None

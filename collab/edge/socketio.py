@@ -53,7 +53,8 @@ class Handshake:
 
     connection_id: int
     address: str
-    query: str
+    query: str = attrs.field(repr=False)
+    """It may hold a token."""
     authorization: tuple[str, ...] = attrs.field(repr=False)
     """The values of its Authorization header fields."""
 

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 _log = get_logger()
 # A token may ask as often as it likes; the audit log must not be its bearer's to fill.
 _NOTED: Final = Rate(per_second=1 / 60, burst=1)
+_ANY_METHOD = ("GET", "POST", "PUT", "PATCH", "DELETE")
+"""Engine.IO has an error of its own for those that it does not take."""
 _ANSWERED_WHILE_DRAINING = frozenset({"/health", "/ready"})
 
 
@@ -78,7 +80,7 @@ def create_app(
     app.add_url_rule("/api/register", view_func=api.register, methods=["POST"])
     app.add_url_rule("/api/events", view_func=events.send, methods=["POST"])
     for path in ENGINE_PATHS:
-        app.add_url_rule(path, view_func=polling.handle, methods=["GET", "POST"], endpoint=f"polling{path}")
+        app.add_url_rule(path, view_func=polling.handle, methods=_ANY_METHOD, endpoint=f"polling{path}")
     operators = Operators(settings, authenticator)
     noted = Meters(_NOTED)
     if operators.are_possible:

@@ -2,72 +2,91 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import trio
 from quart import Response, request
 from quart.wrappers.response import DataBody
 
-from collab.edge.socketio import Handshake
-from collab.errors import Refused
-from collab.wire.engineio import check_request, forbidden
+from collab.wire.engineio import check_request
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from collab.edge.acceptor import Acceptor
-    from collab.edge.polling import PollingSession
+
+class Session(Protocol):
+    """What the HTTP side needs of a session (`collab.edge.polling`)."""
+
+    def begin_poll(self) -> None: ...
+
+    async def poll(self) -> bytes: ...
+
+    def delivered(self) -> None: ...
+
+    def answer_lost(self) -> None: ...
+
+    def end_poll(self) -> None: ...
+
+    async def post(self, body: bytes) -> None: ...
+
+
+class Sessions(Protocol):
+    """Where its sessions come from (`collab.edge.acceptor`). Both raise `Refused`."""
+
+    def open_session(
+        self, *, origins: list[str], address: str, query: str, authorization: list[str]
+    ) -> Session: ...
+
+    def find_session(self, sid: str) -> Session: ...
 
 
 class PollingApi:
     """Takes the requests of polling to their sessions (docs/protocol.md, "Socket.IO")."""
 
-    def __init__(self, acceptor: Acceptor) -> None:
-        self._acceptor = acceptor
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
 
     async def handle(self) -> Response:
         """`GET` and `POST /socket.io/`: a handshake, a poll, or packets."""
         query = request.query_string.decode("latin-1")
         asked = check_request(query, method=request.method, is_upgrade=False)
         if not asked.sid:
-            return await _poll(self._open(query))
-        session = self._acceptor.sessions.find(asked.sid)
+            session = self._sessions.open_session(
+                origins=request.headers.getlist("origin"),
+                address=request.remote_addr or "",
+                query=query,
+                authorization=request.headers.getlist("authorization"),
+            )
+            return await _poll(session)
+        session = self._sessions.find_session(asked.sid)
         if request.method == "GET":
             return await _poll(session)
         await session.post(cast("bytes", await request.get_data()))
         return Response("ok", content_type="text/html")
 
-    def _open(self, query: str) -> PollingSession:
-        address = request.remote_addr or ""
-        try:
-            connection_id = self._acceptor.check_comer(request.headers.getlist("origin"), address)
-        except Refused as refusal:
-            if refusal.code == "origin_not_allowed":
-                raise forbidden() from None
-            raise
-        return self._acceptor.open_session(
-            Handshake(connection_id, address, query, tuple(request.headers.getlist("authorization")))
-        )
 
-
-async def _poll(session: PollingSession) -> Response:
-    with ExitStack() as stack:
-        stack.enter_context(session.polling())
+async def _poll(session: Session) -> Response:
+    session.begin_poll()
+    try:
         payload = await session.poll()
         response = Response(content_type="text/plain; charset=UTF-8")
-        response.response = _Answer(payload, session, stack.pop_all())
+        response.response = _Answer(payload, session)
         response.content_length = len(payload)
+    except BaseException:
+        session.end_poll()
+        raise
     return response
 
 
 class _Answer(DataBody):
-    """The answer of a poll, which tells its session whether the whole of it went out."""
+    """The answer of a poll, which tells its session whether the whole of it went out.
 
-    def __init__(self, payload: bytes, session: PollingSession, poll: ExitStack) -> None:
+    Where not even its head goes out nothing is told, and the session ends of that in time.
+    """
+
+    def __init__(self, payload: bytes, session: Session) -> None:
         super().__init__(payload)
         self._session = session
-        self._poll = poll
 
     async def __aexit__(
         self,
@@ -85,4 +104,4 @@ class _Answer(DataBody):
                 self._session.delivered()
             else:
                 self._session.answer_lost()
-            self._poll.close()
+            self._session.end_poll()

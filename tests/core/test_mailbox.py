@@ -52,6 +52,25 @@ def test_a_mailbox_holds_so_many_messages() -> None:
     assert (mailbox.messages, mailbox.bytes) == (2, 2)
 
 
+@pytest.mark.trio
+async def test_a_reader_that_takes_a_few_at_a_time_makes_room_for_as_many() -> None:
+    mailbox, outcomes = make(max_messages=4), Outcomes()
+    for frame in (b"1", b"22", b"3", b"4"):
+        assert mailbox.put(frame)
+    for frame in (b"5", b"6", b"7"):
+        mailbox.put_later(frame, outcomes.of(frame))
+    assert await mailbox.take(2) == b"122"
+    assert (mailbox.messages, mailbox.bytes) == (4, 5)
+    mailbox.sent()
+    assert outcomes.seen == [(b"5", True), (b"6", True)]
+    assert (mailbox.messages, mailbox.bytes) == (4, 4)
+    assert await mailbox.take(3) == b"345"
+    mailbox.sent()
+    assert await mailbox.take(3) == b"67"
+    mailbox.sent()
+    assert (mailbox.messages, mailbox.bytes) == (0, 0)
+
+
 def test_a_mailbox_holds_so_many_bytes() -> None:
     mailbox = make(max_messages=10, max_bytes=10)
     assert mailbox.put(b"x" * 6)
