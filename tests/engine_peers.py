@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import attrs
+import h11
 import trio
 from peers import Answer, frame, head, read_answer
 
@@ -56,6 +58,10 @@ def events_of(packets: Sequence[str], *names: str) -> list[Any]:
     """The data of the EVENTs of these names, in order."""
     found = [event_of(packet) for packet in packets if packet.startswith("42[")]
     return [data for name, data in found if name in names]
+
+
+class SessionOver(Exception):
+    """There is no session of this `sid` any more."""
 
 
 @attrs.define(eq=False)
@@ -112,8 +118,14 @@ class PollingClient:
         return await self.request("GET", self.target)
 
     async def poll(self) -> list[str]:
-        """The packets of one poll."""
-        answer = await self.get()
+        """The packets of one poll. Raises `SessionOver`."""
+        try:
+            answer = await self.get()
+        except h11.RemoteProtocolError:
+            # The service has gone, with the last of its sessions.
+            raise SessionOver from None
+        if answer.status == 400 and answer.json["code"] == 1:
+            raise SessionOver
         assert answer.status == 200, answer
         return answer.body.decode().split("\x1e")
 
@@ -146,10 +158,11 @@ class PollingClient:
                 return event_of(packet)[1]
 
     async def until_end(self) -> list[str]:
-        """Every packet up to the end of the session."""
+        """Every packet up to the end of the session, whether it is told of or found out."""
         packets = []
-        while (packet := await self.next()) != "1":
-            packets.append(packet)
+        with suppress(SessionOver):
+            while (packet := await self.next()) != "1":
+                packets.append(packet)
         return packets
 
 

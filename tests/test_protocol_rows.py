@@ -21,6 +21,7 @@ from collab.testing import open_service
 from collab.web.app import create_app
 from collab.wire import messages
 from collab.wire.close import CloseCode
+from collab.wire.engineio import ENGINE_PATHS
 
 # The parameters of the URL (section Connecting).
 PARAMETERS = {
@@ -219,7 +220,7 @@ ERROR_CODES = {
     ],
 }
 
-# The close codes (section Closing). 1013 is not sent yet.
+# The close codes (section Closing).
 CLOSE_CODES = {
     1000: [
         "tests/edge/test_life.py::test_1000_normal_a_backend_that_closes_gets_its_close_answered",
@@ -252,7 +253,7 @@ CLOSE_CODES = {
         "tests/edge/test_life.py::test_1011_a_fault_of_the_service_ends_that_connection_alone",
     ],
     1013: [
-        "tests/test_protocol_rows.py::test_what_is_not_sent_yet_is_sent_nowhere",
+        "tests/edge/test_socketio_clients.py::test_1013_a_user_who_connects_too_often_may_come_again_and_is_not_told_to_stay_away",
     ],
     4001: [
         "tests/edge/test_authentication.py::test_a_connection_ends_with_4001_when_its_token_does",
@@ -405,6 +406,23 @@ ENDPOINTS = {
     "GET /ws/{user_id}": {
         "426 upgrade_required": [
             "tests/edge/test_door.py::test_the_websocket_path_without_an_upgrade_is_426",
+        ],
+    },
+    "GET /socket.io/": {
+        "200": [
+            "tests/web/test_engine_http.py::test_the_handshake_says_what_the_client_must_know",
+            "tests/web/test_engine_http.py::test_events_go_both_ways_between_polling_and_the_others",
+        ],
+        "503 draining": [
+            "tests/edge/test_socketio_clients.py::test_a_drain_is_heard_and_ends_in_time",
+        ],
+    },
+    "POST /socket.io/": {
+        "200": [
+            "tests/web/test_engine_http.py::test_several_packets_come_in_one_post_and_are_taken_in_order",
+        ],
+        "413 too_large": [
+            "tests/web/test_engine_http.py::test_a_body_over_the_limit_is_413_and_the_session_goes_on",
         ],
     },
     "GET /health": {
@@ -1429,6 +1447,9 @@ def close_codes_that_are_sent():
     return sent
 
 
+ENGINE_ENDPOINTS = {("/socket.io/", "GET"), ("/socket.io/", "POST")}
+
+
 def first_cells(title, head):
     """The names in the first column of the table whose first row begins with `head`."""
     _, _, table = section(title).partition(f"\n| {head} |")
@@ -1501,12 +1522,9 @@ def test_every_close_code_has_a_row():
     assert list(CLOSE_CODES) == [int(row[0]) for row in rows("Closing")]
 
 
-def test_what_is_not_sent_yet_is_sent_nowhere():
-    not_yet = {int(row[0]) for row in rows("Closing") if "(not sent yet)" in row[1]}
+def test_every_close_code_is_sent():
     # A close is answered with 1000 or its own code, whoever writes the answer.
-    assert set(CloseCode) - close_codes_that_are_sent() - {CloseCode.NORMAL} == not_yet
-    shown_here = "tests/test_protocol_rows.py::test_what_is_not_sent_yet_is_sent_nowhere"
-    assert {code for code, tests in CLOSE_CODES.items() if shown_here in tests} == not_yet
+    assert set(CloseCode) - close_codes_that_are_sent() <= {CloseCode.NORMAL}
 
 
 def test_every_refusal_has_a_row():
@@ -1530,11 +1548,13 @@ async def test_every_endpoint_has_a_row(monkeypatch):
         method + " " + re.sub(r"<(?:[a-z]+:)?([a-z_]+)>", r"{\1}", route.rule)
         for route in routes
         for method in route.methods - {"HEAD", "OPTIONS"}
+        # The other name of Engine.IO's path, and methods that get its own error.
+        if route.rule not in ENGINE_PATHS or (route.rule, method) in ENGINE_ENDPOINTS
     }
     assert set(ENDPOINTS) == served
-    # What the page shows of the API is served, and the other way round; /, /ws are not of the API.
+    # What the page shows of the API is served, and the other way round; the others are not of the API.
     shown = set(re.findall(r"^`((?:GET|POST) [^`]+)`", section("HTTP API"), re.MULTILINE))
-    assert shown == {endpoint for endpoint in served if not re.match("GET /(ws.*)?$", endpoint)}
+    assert shown == {e for e in served if not re.match(r"(GET|POST) /(ws.*|socket\.io/)?$", e)}
 
 
 def test_every_error_of_an_endpoint_is_a_refusal():

@@ -266,6 +266,17 @@ async def test_who_connects_too_often_is_refused_also_by_polling():
 
 
 @pytest.mark.trio
+async def test_1013_a_user_who_connects_too_often_may_come_again_and_is_not_told_to_stay_away():
+    settings = Settings(limits=LimitSettings(connects_per_second=1))
+    async with open_service(settings, in_memory=True) as local:
+        local.service._acceptor._connects_by_user.spend("ada", 10, trio.current_time())
+        client = await SocketClient.open(local)
+        await client.say(connect_packet(identity("ada")))
+        packets, closed = await client.until_end()
+        assert (packets, closed[0]) == ([], 1013)
+
+
+@pytest.mark.trio
 async def test_who_does_not_poll_is_a_slow_consumer_and_the_ack_says_so(autojump_clock):
     settings = Settings(limits=LimitSettings(mailbox_messages=4))
     async with open_service(settings, in_memory=True, timeout_seconds=60) as local:
