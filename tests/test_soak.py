@@ -127,6 +127,18 @@ def test_an_event_that_was_acknowledged_and_never_came_breaks_i2(game):
     assert broken(game) == {"I2"}
 
 
+def test_an_ack_that_one_who_does_not_stay_hears_while_it_leaves_breaks_nothing(game):
+    for player in (game.cy, game.ada):
+        game.book.send(player, ["bob"], 0, 0.0, 0.0)
+        game.book.receive(game.bob, event(player, 0, ["bob"]), 0.5)
+    game.book.acknowledge(game.ada, ack(0, 1, 1))
+    game.book.give_up_all()
+    game.book.acknowledge(game.cy, ack(0, 1, 1))
+    assert broken(game) == set()
+    game.book.acknowledge(game.cy, ack(0, 1, 1))
+    assert broken(game) == {"I2"}
+
+
 def test_an_event_without_an_ack_breaks_i2(game):
     game.book.send(game.ada, ["cy"], 0, 0.0, 0.0)
     game.book.give_up_all()

@@ -51,6 +51,7 @@ class Book:
         """The connections that stay, by user."""
         self._senders: dict[int, str] = {}
         self._events: dict[tuple[int, int], Event] = {}
+        self._is_closed = False
 
     def fault(self, promise: str, detail: object) -> None:
         """Something that should not be."""
@@ -77,6 +78,9 @@ class Book:
         client.acked = number + 1
         self.acked += 1
         event = self._events.get((client.number, number))
+        if event is None and self._is_closed and not client.stays:
+            # One who does not stay may leave with acks on their way, and hear them while it leaves.
+            return None
         if event is None or event.undelivered is not None:
             self.fault("I2", f"{client.user_id}: {number} was acknowledged twice, or much too late")
             return None
@@ -142,6 +146,7 @@ class Book:
         for event in self._events.values():
             self._give_up(event)
         self._events.clear()
+        self._is_closed = True
 
     @property
     def owed(self) -> int:
