@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from functools import partial
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import attrs
@@ -75,8 +74,12 @@ def listen(
 
     Exit code 0, 1 if the service does not let it in or sends it away, 2 for wrong usage.
     """
-    if not all(map(find_spec, _PACKAGES)):
-        raise NeedsTheClient("listen")
+    try:
+        import collab.client  # noqa: F401 # only to learn whether it is there
+    except ImportError as error:
+        if error.name not in _PACKAGES:
+            raise
+        raise NeedsTheClient("listen") from None
     wanted = Wanted(
         user_id=user_id,
         backend_url=backend_url,
@@ -104,9 +107,11 @@ async def _listen(far: Far, wanted: Wanted) -> int:
         except CollabError as error:
             raise NotConnected(str(error)) from None
 
+    has_begun = False
+
     def on_state(state: State, reason: str) -> None:
-        if state is State.CONNECTED:
-            note(f"listening as {wanted.user_id} at {far.websocket_url}; Ctrl-C ends it")
+        if state is State.CONNECTED and has_begun:
+            note("connected again")
 
     connecting = connect(
         far.websocket_url,
@@ -124,6 +129,8 @@ async def _listen(far: Far, wanted: Wanted) -> int:
         async with connecting as collab, trio.open_nursery() as nursery:
             if wanted.presence:
                 nursery.start_soon(_show_presence, collab.presence(), wanted.as_json)
+            note(f"listening as {wanted.user_id} at {far.websocket_url}; Ctrl-C ends it")
+            has_begun = True
             await _show_events(collab.events(), wanted)
             nursery.cancel_scope.cancel()
     except* NotConnected as group:

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     _Tls = trio.SSLStream[trio.SocketStream]
 
 _SOON_DAYS = 14
-_PROBE_SECONDS = 3.0
 _LOCAL = ("127.", "::1")
 
 
@@ -124,8 +123,8 @@ class Reaching:
             return warning(finding, "renew it: the service takes a renewed one within seconds")
         return Found(finding)
 
-    async def _handshake(self, context: ssl.SSLContext, seconds: float | None = None) -> _Tls:
-        with trio.fail_after(seconds or self._seconds):
+    async def _handshake(self, context: ssl.SSLContext) -> _Tls:
+        with trio.fail_after(self._seconds):
             tcp = await trio.open_tcp_stream(self._far.host, self._far.port)
             stream = trio.SSLStream(tcp, context, server_hostname=self._far.host, https_compatible=True)
             try:
@@ -203,7 +202,7 @@ class Reaching:
 
     async def _speaks_tls(self) -> bool:
         try:
-            stream = await self._handshake(_taking_any(), _PROBE_SECONDS)
+            stream = await self._handshake(_taking_any())
         except trio.BrokenResourceError as error:
             return "ALERT" in str(getattr(error.__cause__, "reason", ""))
         except (OSError, trio.TooSlowError):
@@ -217,7 +216,7 @@ class Reaching:
                 attrs.evolve(self._far.without_token(), ssl_context=None),
                 "GET",
                 "/health",
-                seconds=_PROBE_SECONDS,
+                seconds=self._seconds,
             )
         except Unreachable:
             return False
@@ -225,7 +224,7 @@ class Reaching:
 
     async def _unverified_certificate(self) -> bytes | None:
         try:
-            stream = await self._handshake(_taking_any(), _PROBE_SECONDS)
+            stream = await self._handshake(_taking_any())
         except (OSError, trio.TooSlowError, trio.BrokenResourceError):
             return None
         der: bytes | None = stream.getpeercert(binary_form=True)

@@ -61,7 +61,7 @@ class Speaker:
         return speaker
 
     async def send(self, message: dict[str, object]) -> None:
-        """Send one message. Raises Trouble."""
+        """Send one message. Where that fails, `receive` says why: something may have come before the end."""
         await self._send(ws.TextMessage(msgspec.json.encode(message).decode()))
 
     async def receive(self) -> dict[str, Any]:
@@ -78,8 +78,10 @@ class Speaker:
             elif isinstance(event, ws.Ping):
                 await self._send(event.response())
             elif isinstance(event, ws.CloseConnection):
-                with suppress(Trouble, LocalProtocolError):
-                    await self._send(event.response())
+                if self._protocol.state is ConnectionState.OPEN:
+                    # wsproto's own word for a frame that is none.
+                    raise Trouble(f"what comes is not WebSocket: {event.reason}")
+                await self._send(event.response())
                 raise Trouble(
                     f"the service closed it with {event.code}, {event.reason or 'without a reason'}"
                 )
@@ -87,7 +89,7 @@ class Speaker:
     async def close(self) -> None:
         """Close in good order, where that is still possible; in any case, and in time."""
         with trio.move_on_after(_CLOSE_SECONDS, shield=True):
-            with suppress(Trouble, LocalProtocolError):
+            with suppress(Trouble):
                 if self._protocol.state is ConnectionState.OPEN:
                     await self._send(ws.CloseConnection(1000))
                     while True:
@@ -114,10 +116,8 @@ class Speaker:
         raise Refusal(Answer(event.status_code, names, bytes(body)))
 
     async def _send(self, event: ws.Event) -> None:
-        try:
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError, LocalProtocolError):
             await self._stream.send_all(self._protocol.send(event))
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            raise Trouble("the connection broke") from None
 
     async def _next_event(self) -> ws.Event:
         while not self._events:
