@@ -180,6 +180,10 @@ class Collab:
             handlers = self._handlers.get(type, [])
             if handler in handlers:
                 handlers.remove(handler)
+            if self._taker is not None and not any(self._handlers.values()):
+                # Events are kept again, for whoever comes.
+                self._inbox.leave(self._taker)
+                self._taker = None
 
         return off
 
@@ -247,16 +251,20 @@ class Collab:
 
     async def run_handlers(self) -> None:
         """Give the events to the handlers, one after the other."""
-        await self._has_handlers.wait()
-        assert self._taker is not None
         while True:
-            try:
-                event = await anext(self._taker)
-            except (StopAsyncIteration, Stopped):
-                return
-            for type in (event.type, ANY):
-                for handler in tuple(self._handlers.get(type, ())):
-                    await self._handle(handler, event)
+            await self._has_handlers.wait()
+            while (taker := self._taker) is not None:
+                try:
+                    event = await anext(taker)
+                except Stopped:
+                    return
+                except StopAsyncIteration:
+                    if self._taker is taker:
+                        return
+                    continue
+                for type in (event.type, ANY):
+                    for handler in tuple(self._handlers.get(type, ())):
+                        await self._handle(handler, event)
 
     def close(self) -> None:
         """The block was left."""

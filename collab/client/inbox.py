@@ -88,6 +88,8 @@ class Inbox:
     def leave(self, taker: Taker) -> None:
         """Wait for this one no longer."""
         self._takers.discard(taker)
+        taker.has_left = True
+        taker.bell.ring()
         self._trim()
 
     def end(self, stopped: Stopped | None) -> None:
@@ -150,19 +152,25 @@ class Taker:
     def __init__(self, inbox: Inbox, position: int) -> None:
         self.bell = Bell()
         self.position = position
+        self.has_left = False
         self._inbox = inbox
 
     def __aiter__(self) -> Taker:
         return self
 
     async def __anext__(self) -> Event:
-        event = self._inbox.next_for(self.position)
+        event = self._next()
         if event is not None:
             # A busy iteration gives others their turn, and can be cancelled.
             await checkpoint()
         while event is None:
             await self.bell.wait()
-            event = self._inbox.next_for(self.position)
+            event = self._next()
         self.position += 1
         self._inbox.taken()
         return event
+
+    def _next(self) -> Event | None:
+        if self.has_left:
+            raise StopAsyncIteration
+        return self._inbox.next_for(self.position)

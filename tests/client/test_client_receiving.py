@@ -103,6 +103,28 @@ async def test_a_handler_that_was_taken_away_is_not_called():
 
 
 @on_both_loops
+async def test_after_the_last_handler_events_are_kept_for_the_next():
+    async with fake_service() as service, client(service) as collab:
+        peer = await service.welcome()
+        got = anyio.Event()
+        off = collab.on("note", lambda event: got.set())
+        await peer.send_event("note", 1)
+        await got.wait()
+        off()
+        await peer.send_event("note", 2)
+        await anyio.wait_all_tasks_blocked()
+        again, seen = anyio.Event(), []
+
+        def take(event):
+            seen.append(event.data)
+            again.set()
+
+        collab.on("note", take)
+        await again.wait()
+        assert seen == [2]
+
+
+@on_both_loops
 async def test_a_handler_may_send_and_wait_for_its_ack_while_more_events_wait_than_may():
     limits = attrs.evolve(QUICK, queued_events=10)
     async with (

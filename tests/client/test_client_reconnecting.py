@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import anyio
 import attrs
 import pytest
@@ -316,6 +318,30 @@ async def test_a_cancelled_block_ends_with_a_close_frame_as_well():
                 await anyio.sleep_forever()
         await closed.done.wait()
         assert closed.value == 1000
+
+
+def test_a_task_of_asyncio_that_is_cancelled_in_the_block_leaves_nothing_behind():
+    async def main():
+        async with fake_service() as service:
+            is_in = asyncio.Event()
+
+            async def live():
+                async with client(service) as collab:
+                    await collab.wait_connected()
+                    is_in.set()
+                    await collab.send("note", ["bob"])
+
+            task = asyncio.create_task(live())
+            peer = await service.welcome()
+            await is_in.wait()
+            await peer.receive()
+            task.cancel()
+            assert await peer.answer_close() == 1000
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
 
 
 @on_both_loops
