@@ -86,9 +86,9 @@ def doctor(
 
 def _show(step: Step) -> None:
     with suppress(BrokenPipeError):
-        line = plain(f"{step.status:8}", _STYLES[step.status])
+        line = plain(f"{step.status:8} ", _STYLES[step.status])
         line.append_text(plain(f"{step.name:8} "))
         line.append_text(plain(step.finding, "dim" if step.status == "skipped" else ""))
         screen().print(line, soft_wrap=True)
         if step.advice:
-            screen().print(plain(f"{'':17}{step.advice}", "italic"), soft_wrap=True)
+            screen().print(plain(f"{'':18}{step.advice}", "italic"), soft_wrap=True)

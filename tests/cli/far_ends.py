@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import ssl
 import threading
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
@@ -60,39 +59,41 @@ def answering(answer, context=None):
 
     None keeps the connection open without a word, `b""` ends it. With `context` over TLS.
     """
-    kept = []
+    serving = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(PATIENCE_SECONDS)
 
-        def serve():
+        def accept():
             while True:
                 try:
                     connection, _ = listener.accept()
                 except OSError:
                     return
-                threading.Thread(target=one, args=(connection,), daemon=True).start()
+                serving.append(threading.Thread(target=serve, args=(connection,)))
+                serving[-1].start()
 
-        def one(connection):
-            kept.append(connection)
-            connection.settimeout(PATIENCE_SECONDS)
-            with suppress(OSError, ssl.SSLError):
-                if context is not None:
-                    connection = context.wrap_socket(connection, server_side=True)
-                    kept.append(connection)
-                head = b""
-                while callable(answer) and b"\r\n\r\n" not in head:
-                    if not (data := connection.recv(65536)):
-                        return
-                    head += data
-                said = answer(head) if callable(answer) else answer
-                if said is None:
+        def serve(plain):
+            plain.settimeout(PATIENCE_SECONDS)
+            with suppress(OSError), plain:
+                if context is None:
+                    talk(plain)
+                else:
+                    with context.wrap_socket(plain, server_side=True) as encrypted:
+                        talk(encrypted)
+
+        def talk(connection):
+            head = b""
+            while callable(answer) and b"\r\n\r\n" not in head:
+                if not (data := connection.recv(65536)):
                     return
+                head += data
+            said = answer(head) if callable(answer) else answer
+            if said is not None:
                 connection.sendall(said)
                 connection.shutdown(socket.SHUT_WR)
-                connection.recv(65536)
-                connection.close()
+            while connection.recv(65536):
+                pass
 
-        accepting = threading.Thread(target=serve)
+        accepting = threading.Thread(target=accept)
         accepting.start()
         try:
             yield listener.getsockname()[1]
@@ -100,8 +101,8 @@ def answering(answer, context=None):
             # `close` alone does not wake the thread that accepts.
             listener.shutdown(socket.SHUT_RDWR)
             accepting.join()
-            for connection in kept:
-                connection.close()
+            for thread in serving:
+                thread.join()
 
 
 def closed_port():

@@ -104,7 +104,7 @@ def test_a_person_is_told_what_to_do_and_nothing_of_what_was_not_tried(run):
     lines = out.splitlines()
     assert [line.split()[0] for line in lines[:2]] == ["ok", "failed"]
     assert len(lines) == 3
-    assert lines[2].startswith(" " * 17 + "is the service running")
+    assert lines[2].startswith(" " * 18 + "is the service running")
 
 
 def test_tls_and_a_token_are_looked_at(examine, service_with_tls, service_with_tokens, certificates):
