@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 from http import HTTPStatus
@@ -14,6 +15,7 @@ import msgspec
 import trio
 
 from collab.cli.far import Declined, Far, Unreachable
+from collab.cli.screen import is_number
 
 _READ_BYTES = 65536
 _MOST_BYTES = 64 * 1024 * 1024
@@ -56,10 +58,10 @@ class Answer:
     def retry_after_seconds(self) -> float | None:
         """When to try again, if it says so."""
         exact = (self.object() or {}).get("retry_after_ms")
-        if isinstance(exact, int | float):
+        if is_number(exact):
             return exact / 1000
         seconds = self.headers.get("retry-after", "")
-        return float(seconds) if seconds.isascii() and seconds.isdigit() else None
+        return float(seconds) if re.fullmatch("[0-9]{1,9}", seconds) else None
 
 
 async def ask(

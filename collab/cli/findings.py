@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from collab.cli.far import DEFAULT_URL
-from collab.cli.screen import duration
+from collab.cli.screen import duration, is_number
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -159,7 +159,7 @@ def not_let_in(answer: Answer, token: str, origin: str) -> Failed:
         advice = "give a token, with --token or COLLAB_TOKEN; `trio-collab token create` makes one"
     elif answer.code == "unauthenticated":
         ends = claims_of(token).get("exp")
-        if isinstance(ends, int | float) and ends < time.time():
+        if is_number(ends) and ends < time.time():
             ago = duration(time.time() - ends)
             advice = f"the token ended {ago} ago by this machine's clock: get a new one"
         else:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from collab.cli.far import Unreachable, far_flags, run
-from collab.cli.screen import count, duration, say, say_json
+from collab.cli.screen import count, duration, is_number, say, say_json
 from collab.errors import CollabError
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ async def look(far: Far, seconds: float) -> dict[str, Any]:
 
     began = trio.current_time()
     counters = await ask_json(far, "GET", "/health", seconds=seconds)
-    if not all(isinstance(counters.get(name), int) for name in _COUNTERS):
+    if not all(is_number(counters.get(name)) for name in _COUNTERS):
         raise strange(far)
     # What is left of the time: both together are one look.
     left = max(0.1, began + seconds - trio.current_time())

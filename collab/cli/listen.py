@@ -198,8 +198,15 @@ def _show_event(event: Event, as_json: bool) -> None:
         line.append_text(plain(f", to {others:,} more", "dim"))
     console = screen()
     console.print(line, soft_wrap=True)
-    for text in json.dumps(event.data, ensure_ascii=False, indent=2).splitlines():
+    for text in _indented(event.data).splitlines():
         console.print(plain("          " + text), soft_wrap=True)
+
+
+def _indented(data: object) -> str:
+    try:
+        return json.dumps(data, ensure_ascii=False, indent=2)
+    except RecursionError:
+        return "nested too deeply to be shown; --json does"
 
 
 def _now() -> str:

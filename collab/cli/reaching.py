@@ -23,7 +23,7 @@ from collab.cli.findings import (
     skipped,
     warning,
 )
-from collab.cli.screen import count, duration, listed
+from collab.cli.screen import count, duration, is_number, listed
 
 if TYPE_CHECKING:
     _Tls = trio.SSLStream[trio.SocketStream]
@@ -172,7 +172,8 @@ class Reaching:
         except Unreachable as error:
             await self._fail_http(error)
         counters = answer.object() or {}
-        if answer.status != 200 or not isinstance(counters.get("total_events_routed"), int):
+        needed = [counters.get(name) for name in ("uptime", "active_users", "total_events_routed")]
+        if answer.status != 200 or not all(map(is_number, needed)):
             raise no_service(answer, far.port)
         ready = await ask(far, "GET", "/ready", seconds=self._seconds)
         if ready.status == 503 and (ready.object() or {}).get("status") == "draining":
@@ -180,8 +181,8 @@ class Reaching:
                 "the service is going down", "wait for the one that takes its place; clients reconnect then"
             )
         return Found(
-            f"trio-collab, up {duration(counters.get('uptime', 0))}, "
-            f"{count(counters.get('active_users', 0), 'user')} online"
+            f"trio-collab, up {duration(counters['uptime'])}, "
+            f"{count(counters['active_users'], 'user')} online"
         )
 
     async def _fail_http(self, error: Unreachable) -> NoReturn:

@@ -7,9 +7,10 @@ import os
 import stat
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 import click
+import msgspec
 
 from collab.settings.loading import printable
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _WIDE = 100_000
+_HUGE = 2**53
 
 
 def say(text: str) -> None:
@@ -39,7 +41,12 @@ def say(text: str) -> None:
 
 def say_json(value: object) -> None:
     """The same as one line of JSON. ASCII alone, so that no name in it can move a cursor."""
-    say(json.dumps(value))
+    try:
+        text = json.dumps(value)
+    except RecursionError:
+        # Nested as deeply as a message may be.
+        text = msgspec.json.encode(value).decode()
+    say(text)
 
 
 def note(text: str) -> None:
@@ -103,6 +110,11 @@ async def reader_gone() -> None:
     # The writing end of a pipe is never readable, but for the error that it has no reader.
     await trio.lowlevel.wait_readable(number)
     _drop_output()
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a number of another's is one to reckon with: JSON has some that no float can hold."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -_HUGE < value < _HUGE
 
 
 def count(number: int, noun: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from collab.cli.far import far_flags, run
-from collab.cli.screen import count, listed, say, say_json
+from collab.cli.screen import count, is_number, listed, say, say_json
 from collab.settings.loading import printable
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ async def _post(far: Far, body: bytes) -> dict[str, Any]:
     from collab.cli.asking import ask_json, strange
 
     ack = await ask_json(far, "POST", "/api/events", body=body, seconds=_SECONDS)
-    if not isinstance(ack.get("delivered_to"), int) or not isinstance(ack.get("undelivered", []), list):
+    numbers = [ack.get(name) for name in ("delivered_to", "total_recipients")]
+    if not all(map(is_number, numbers)) or not isinstance(ack.get("undelivered", []), list):
         raise strange(far)
     return ack
 
@@ -79,7 +80,7 @@ def _show(ack: dict[str, Any], as_json: bool) -> None:
         return
     say(
         f"{printable(ack.get('event_type', ''))} reached {ack['delivered_to']:,} of "
-        f"{count(ack.get('total_recipients', 0), 'user')}"
+        f"{count(ack['total_recipients'], 'user')}"
     )
     if ack["undelivered"]:
         names = [printable(name) for name in ack["undelivered"]]

@@ -130,7 +130,8 @@ class Speaker:
             try:
                 self._protocol.receive_data(bytes(data))
                 self._events += self._protocol.events()
-            except RemoteProtocolError as error:
+            except (RemoteProtocolError, LocalProtocolError, ValueError) as error:
+                # ValueError: wsproto decodes what stands in the head.
                 raise Trouble(f"the answer is not that of a WebSocket server: {error}") from None
         return self._events.pop(0)
 

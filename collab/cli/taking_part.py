@@ -27,7 +27,7 @@ from collab.cli.findings import (
     user_of,
     warning,
 )
-from collab.cli.screen import duration, listed
+from collab.cli.screen import duration, is_number, listed
 from collab.cli.speaking import Refusal, Speaker, Trouble
 from collab.errors import CollabError
 
@@ -135,7 +135,7 @@ class TakingPart:
     def _token_found(self) -> Found:
         ends = claims_of(self._token).get("exp")
         finding = f"let in as {self._user_id}"
-        if isinstance(ends, int | float):
+        if is_number(ends):
             left = ends - time.time()
             if left < 60:
                 return warning(
@@ -156,7 +156,7 @@ class TakingPart:
             pong = await self._reply(speaker, "pong", number)
             times.append(time.perf_counter() - began)
             stamp = (pong.get("data") or {}).get("timestamp")
-            if isinstance(stamp, int):
+            if is_number(stamp):
                 ahead = time.time() - times[-1] / 2 - stamp / 1000
         finding = f"an answer takes {statistics.median(times) * 1000:.1f} ms"
         if abs(ahead) > _CLOCK_SECONDS:

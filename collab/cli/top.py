@@ -10,7 +10,7 @@ import attrs
 import click
 
 from collab.cli.far import Declined, Unreachable, far_flags, run_until_interrupted
-from collab.cli.screen import count, duration, live, note, plain, say_json, screen, size
+from collab.cli.screen import count, duration, is_number, live, note, plain, say_json, screen, size
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -19,15 +19,8 @@ if TYPE_CHECKING:
     from collab.cli.far import Far
 
 _MOST_ROWS = 20
-_CELLS: dict[str, type] = {
-    "id": int,
-    "user_id": str,
-    "address": str,
-    "connected_at": str,
-    "queued_messages": int,
-    "queued_bytes": int,
-    "in_flight": int,
-}
+_TEXTS = ("user_id", "address", "connected_at")
+_NUMBERS = ("id", "queued_messages", "queued_bytes", "in_flight")
 
 
 @attrs.frozen(kw_only=True)
@@ -234,4 +227,8 @@ def _sum(rows: list[dict[str, Any]], cell: str) -> int:
 
 
 def _is_row(row: object) -> bool:
-    return isinstance(row, dict) and all(isinstance(row.get(cell), kind) for cell, kind in _CELLS.items())
+    return (
+        isinstance(row, dict)
+        and all(isinstance(row.get(name), str) for name in _TEXTS)
+        and all(is_number(row.get(name)) for name in _NUMBERS)
+    )

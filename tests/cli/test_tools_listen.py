@@ -125,6 +125,17 @@ def test_it_connects_again_once_the_service_is_back(tmp_path):
                 assert command.wait() == 0
 
 
+def test_it_listens_over_tls(tmp_path, service_with_tls, certificates):
+    root = str(certificates.root_file)
+    arguments = ["listen", "--url", service_with_tls, "--cacert", root, "--user=lea", "--count=1"]
+    with Command(tmp_path, *arguments) as command:
+        command.line(READY)
+        send = ["send", "--url", service_with_tls, "--cacert", root, "--from=ada", "--to=lea", "--type=x"]
+        with Command(tmp_path, *send) as sending:
+            assert sending.wait() == 0
+        assert command.wait() == 0
+
+
 def test_who_is_not_let_in_is_told_so_with_exit_code_1(run, service_with_tokens):
     for flags in ([], ["--token", token("bob")]):
         code, out, err = run("listen", "--url", service_with_tokens, "--user", "ada", *flags)
