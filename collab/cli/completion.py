@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import click
-from click.shell_completion import get_completion_class
 
 _SHELLS = ("bash", "zsh", "fish")
 
@@ -18,6 +17,8 @@ def completion(shell: str) -> None:
     zsh   eval "$(trio-collab completion zsh)" in ~/.zshrc
     fish  trio-collab completion fish > ~/.config/fish/completions/trio-collab.fish
     """
+    from click.shell_completion import get_completion_class
+
     from collab.cli.command import program
 
     kind = get_completion_class(shell)

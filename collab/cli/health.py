@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -41,6 +40,8 @@ def health(far: Far, timeout: float, ready: bool, insecure: bool, as_json: bool)
     Exit code 0 if it is healthy, 1 if it is not or cannot be reached, 2 for wrong usage.
     """
     if insecure and far.ssl_context is not None:
+        import ssl
+
         far.ssl_context.check_hostname = False
         far.ssl_context.verify_mode = ssl.CERT_NONE
     try:
@@ -88,7 +89,7 @@ async def look(far: Far, seconds: float) -> dict[str, Any]:
 def _sentence(found: dict[str, Any]) -> str:
     state = "healthy" if found["healthy"] else "not healthy"
     if found["draining"]:
-        state += ", but going down: nobody new is let in"
+        state += ", but going down, so nobody new is let in"
     return (
         f"{state}: up {duration(found['uptime'])}, {count(found['active_users'], 'user')} online, "
         f"{count(found['total_events_routed'], 'event')} routed"

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeGuard
 
 import click
-import msgspec
 
 from collab.settings.loading import printable
 
@@ -45,6 +44,8 @@ def say_json(value: object) -> None:
         text = json.dumps(value)
     except RecursionError:
         # Nested as deeply as a message may be.
+        import msgspec
+
         text = msgspec.json.encode(value).decode()
     say(text)
 

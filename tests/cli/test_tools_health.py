@@ -32,7 +32,8 @@ def test_going_down_is_told_and_is_exit_code_1_for_those_who_ask_whether_it_is_r
         code, out, _ = run("health", "--url", url)
         assert (code, out) == (
             0,
-            "healthy, but going down: nobody new is let in: up 1 min 1 s, 2 users online, 4 events routed\n",
+            "healthy, but going down, so nobody new is let in: up 1 min 1 s, 2 users online, "
+            "4 events routed\n",
         )
         assert run("health", "--url", url, "--ready")[0] == 1
         code, out, _ = run("health", "--url", url, "--ready", "--json")
