@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import pytest
 from commands import Command
-from tokens import SECRET
+from tokens import ADMIN_TOKEN, SECRET
 
 from collab.cli import main
 from collab.settings import Settings, options_of
-
-ADMIN_TOKEN = "a-token-of-the-operators-that-is-long-enough"
-
 
 _VARIABLES = ("PORT", "COLLAB_URL", "COLLAB_TOKEN", *(option.variable for option in options_of(Settings)))
 

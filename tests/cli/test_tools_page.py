@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 from commands import Command
-from conftest import ADMIN_TOKEN
+from tokens import ADMIN_TOKEN
 from websockets.sync.client import connect
 
 from collab.cli.command import program

@@ -6,9 +6,8 @@ import io
 import json
 
 import pytest
-from conftest import ADMIN_TOKEN
 from far_ends import answering, closed_port, refusal, site
-from tokens import token
+from tokens import ADMIN_TOKEN, token
 from websockets.sync.client import connect
 
 EVENT = ["send", "--from", "ada", "--type", "comment_added"]

@@ -14,9 +14,8 @@ from contextlib import contextmanager
 
 import pytest
 from commands import PATIENCE_SECONDS, Command
-from conftest import ADMIN_TOKEN
 from far_ends import HEALTH, answering, closed_port, http, refusal, site
-from tokens import token
+from tokens import ADMIN_TOKEN, token
 from websockets.sync.client import connect
 
 from collab.cli.top import Look, _compared
