@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 SECRET = "a secret of the tests, long enough for HS256"
+ADMIN_TOKEN = "a-token-of-the-operators-that-is-long-enough"
 OTHER_SECRET = "another secret of the tests, long enough too"
 
 

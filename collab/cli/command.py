@@ -10,9 +10,16 @@ import click
 
 from collab._version import __version__
 from collab.cli.bench import bench
+from collab.cli.completion import completion
+from collab.cli.doctor import doctor
 from collab.cli.flags import config_flag
+from collab.cli.health import health
+from collab.cli.listen import listen
 from collab.cli.pages import configuration_page, settings_as_toml, settings_overview
+from collab.cli.send import send
 from collab.cli.token import token
+from collab.cli.top import top
+from collab.cli.users import users
 from collab.errors import CollabError, SettingsError
 from collab.settings import Settings, load_settings, options_of, read_settings, unsafe_combinations
 from collab.settings.loading import printable
@@ -94,8 +101,8 @@ def serve(config_file: Path | None, reload: bool, until_eof: bool, **flags: str 
     return run_service(settings, until_eof=until_eof)
 
 
-program.add_command(bench)
-program.add_command(token)
+for command in (bench, token, send, listen, users, top, health, doctor, completion):
+    program.add_command(command)
 
 
 @program.group()
