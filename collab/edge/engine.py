@@ -128,6 +128,7 @@ class EngineSessions:
             router=self._router,
             outbox=self._outbox,
             audit=self._rules.audit,
+            stops=self._rules.stops,
             timeouts=self._settings.timeouts,
         )
         self._by_sid[sid] = session

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collab.core.outbox import Outbox
     from collab.core.router import Router
     from collab.edge.socketio import SocketIoIntake
+    from collab.edge.stops import Stops
     from collab.observe.audit import Audit
     from collab.policy.limits import Place
     from collab.settings import TimeoutSettings
@@ -50,6 +51,7 @@ class PollingSession:
         router: Router,
         outbox: Outbox,
         audit: Audit,
+        stops: Stops,
         timeouts: TimeoutSettings,
     ) -> None:
         self.sid = sid
@@ -69,6 +71,8 @@ class PollingSession:
         self._router = router
         self._outbox = outbox
         self._audit = audit
+        # What a client may have asked for while we did not run is not held against it.
+        self._stops = stops
         self._timeouts = timeouts
         self._over = trio.Event()
         self._fetched = trio.Event()
@@ -77,7 +81,8 @@ class PollingSession:
         self._hanging: trio.CancelScope | None = None
         self._poll_begun_at: float | None = None
         self._is_posting = False
-        self._heard_at = self._polled_at = trio.current_time()
+        self._heard_at = trio.current_time()
+        self._polled_at = stops.running_time()
         self._gone_by = inf
         self._leaving: trio.CancelScope | None = None
         self._stopped = False
@@ -176,13 +181,15 @@ class PollingSession:
         if self._poll_begun_at is not None:
             self.connection.end(_OVERLAP)
             raise bad_request()
-        self._poll_begun_at = self._heard_at = self._polled_at = trio.current_time()
+        self._heard_at = trio.current_time()
+        self._poll_begun_at = self._stops.running_time()
         self._requests += 1
 
     def end_poll(self) -> None:
         """The GET that began last has its answer, or will have none."""
         self._poll_begun_at = None
-        self._heard_at = self._polled_at = trio.current_time()
+        self._heard_at = trio.current_time()
+        self._polled_at = self._stops.running_time()
         self._end_request()
 
     async def post(self, body: bytes) -> None:
@@ -243,11 +250,11 @@ class PollingSession:
 
     def check_alive(self, now: float) -> None:
         """See to the keepalive and the token, and end a session that nobody polls."""
-        polled_at = self._poll_begun_at
-        if polled_at is None:
-            if now - self._polled_at >= self._timeouts.ping_timeout:
+        begun_at, running_time = self._poll_begun_at, self._stops.running_time()
+        if begun_at is None:
+            if running_time - self._polled_at >= self._timeouts.ping_timeout:
                 self.connection.end(_NO_POLL)
-        elif now - polled_at >= self._timeouts.ping_interval + self._timeouts.write + _GRACE_SECONDS:
+        elif running_time - begun_at >= self._timeouts.ping_interval + self._timeouts.write + _GRACE_SECONDS:
             # Its end was never told of.
             self.connection.end(_NO_POLL)
         self.intake.check_alive(now, self._heard_at)

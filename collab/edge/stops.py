@@ -37,6 +37,11 @@ class Stops:
         late_seconds = now - self._due
         return self._seconds + (late_seconds if late_seconds > STOPPED_SECONDS else 0.0)
 
+    def running_time(self) -> float:
+        """The time of a clock that stands still while the process does not run."""
+        now = trio.current_time()
+        return now - self.seconds(now)
+
 
 class FloodMeter:
     """Whether a client sends too much of what costs time and is no event.

@@ -159,6 +159,30 @@ async def test_posts_alone_keep_no_session_alive(autojump_clock):
 
 
 @pytest.mark.trio
+@pytest.mark.parametrize("hangs", [True, False], ids=["a poll hangs", "between polls"])
+async def test_time_in_which_the_service_did_not_run_ends_no_session(hangs, autojump_clock):
+    async with open_service(in_memory=True) as local, trio.open_nursery() as nursery:
+        client = await PollingClient.connect(local, "ada")
+        heard = []
+
+        async def poll():
+            heard.extend(await client.poll())
+
+        if hangs:
+            nursery.start_soon(poll)
+        await trio.testing.wait_all_tasks_blocked()
+        autojump_clock.jump(100)
+        await trio.sleep(1)
+        if not hangs:
+            nursery.start_soon(poll)
+        await trio.sleep(1)
+        # Its ping is long due, and it may answer.
+        assert heard == ["2"]
+        await client.say("3")
+        assert local.online() == {"ada"}
+
+
+@pytest.mark.trio
 async def test_a_drain_cuts_a_goodbye_short_that_has_begun(autojump_clock):
     settings = Settings(
         server=ServerSettings(drain=Duration("1s")), timeouts=TimeoutSettings(close=Duration("10s"))

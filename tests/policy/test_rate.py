@@ -130,3 +130,12 @@ def test_to_ask_how_long_one_would_wait_uses_nothing() -> None:
     assert meters.wait_seconds("a", 6.0) == 0
     assert meters.spend("a", 1, 6.0) == 0
     assert meters.wait_seconds("b", 6.0) == 0
+
+
+def test_to_ask_how_long_one_would_wait_finds_who_was_not_heard_of_late() -> None:
+    meters = Meters(Rate(per_second=1, burst=2))
+    meters.spend("b", 1, 5.0)
+    meters.spend("a", 2, 6.9)
+    # With this one the burst of the first is over, and a new generation begins.
+    meters.spend("b", 1, 7.1)
+    assert round(meters.wait_seconds("a", 7.1), 6) == 0.8
