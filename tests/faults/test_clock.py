@@ -22,7 +22,8 @@ KEEPALIVE_SECONDS = 25 + 20 + 5
 
 # Every place that asks for the wall clock, and why it may. Nothing else in the package does.
 WALL_CLOCK = {
-    ("edge/acceptor.py", "_life", "datetime.now"): "connected_at, shown in /api/users/online",
+    ("edge/acceptor.py", "_intake", "datetime.now"): "connected_at, shown in /api/users/online",
+    ("edge/socketio.py", "connection_of", "datetime.now"): "the same of a Socket.IO client",
     ("edge/intake.py", "_milliseconds_since_epoch", "time.time_ns"): "the timestamp of a pong",
     (
         "policy/auth.py",
@@ -39,6 +40,9 @@ WALL_CLOCK = {
     ): "what every connection has; of this one it is shown nowhere",
     ("core/membership.py", "_announce_shutdown_to", "datetime.now"): "the timestamp of service_shutdown",
 }
+
+TOOLS = {f"cli/{name}.py" for name in ("findings", "listen", "reaching", "taking_part")}
+"""What plays a client from the command line, and shows times to a person."""
 
 _READS_IT = {
     "time": {"time", "time_ns", "localtime", "gmtime", "ctime", "asctime", "strftime", "clock_gettime"},
@@ -197,8 +201,9 @@ def test_only_timestamps_that_are_shown_ask_for_the_wall_clock():
     found = {
         (path.relative_to(PACKAGE).as_posix(), function, name)
         for path in PACKAGE.rglob("*.py")
-        # The load generator is not part of the service.
-        if "bench" not in path.relative_to(PACKAGE).parts
+        # The load generator, the client and its tools are not part of the service.
+        if path.relative_to(PACKAGE).parts[0] not in ("bench", "client")
+        and path.relative_to(PACKAGE).as_posix() not in TOOLS
         for function, name in wall_clock_calls(path.read_text())
     }
     assert found == set(WALL_CLOCK)
