@@ -15,13 +15,19 @@ import trio
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "tests"), str(Path(__file__).parents[1])]
 
-from fuzz import frames, heads, sockets, texts  # noqa: E402 - the path had to be set first
+from fuzz import frames, heads, packets, sockets, texts  # noqa: E402 - the path had to be set first
 from fuzz.draw import Found, run_each  # noqa: E402 - likewise
 
-RUNS = {area.AREA: area.run for area in (frames, heads, texts)}
+RUNS = {area.AREA: area.run for area in (frames, heads, texts, packets)}
 AREAS = [*RUNS, sockets.AREA]
 # A turn of each takes about a second, and one of the sockets gets through a service.
-INPUTS_A_TURN = {frames.AREA: 1_000, heads.AREA: 1_000, texts.AREA: 10_000, sockets.AREA: 500}
+INPUTS_A_TURN = {
+    frames.AREA: 1_000,
+    heads.AREA: 1_000,
+    texts.AREA: 10_000,
+    packets.AREA: 3_000,
+    sockets.AREA: 500,
+}
 
 
 class Progress:

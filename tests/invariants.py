@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from collab.testing import LocalService
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class SentEvent:
-    """One event as its sender knows it."""
+    """One event as its sender knows it. Without a repr: each names others, and a failure would never end."""
 
     number: int
     life: Life
@@ -38,7 +38,7 @@ class SentEvent:
         return {life.user_id for life in self.received_by}
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Life:
     """One connection of a user, from its handshake to its end."""
 
@@ -54,7 +54,7 @@ class Life:
         return len(self.sent) - len(self.acknowledged)
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Ledger:
     """What was sent, acknowledged and received. It has no opinion of when."""
 

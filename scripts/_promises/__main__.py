@@ -16,6 +16,7 @@ import pytest
 from _promises.descriptors import descriptors
 from _promises.ends import reload, signals, sigterm
 from _promises.floods import floods
+from _promises.memory import abandoned
 from _promises.neighbours import handshakes, keys
 from _promises.rate import rate
 from _promises.registry import killed, silent
@@ -27,7 +28,19 @@ if TYPE_CHECKING:
 
 PROMISES: dict[str, Callable[[Path], Iterator[Figure]]] = {
     play.__name__: play
-    for play in (killed, silent, floods, descriptors, sigterm, signals, reload, rate, keys, handshakes)
+    for play in (
+        killed,
+        silent,
+        floods,
+        descriptors,
+        sigterm,
+        signals,
+        reload,
+        rate,
+        keys,
+        handshakes,
+        abandoned,
+    )
 }
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from engine_peers import PollingClient, SocketClient, collab_packet, event_of
 
 from collab.settings import EventSettings, LimitSettings, Settings
 from collab.testing import open_service
@@ -38,6 +39,25 @@ async def test_an_event_that_does_not_fit_reaches_nobody_and_its_sender_stays(op
         assert (await bob.receive())["data"]["type"] == "share_revoked"
         assert (await ada.receive())["data"]["delivered_to"] == 1
     assert "canary" not in "".join(capsys.readouterr())
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("kind", [PollingClient, SocketClient], ids=["polling", "websocket"])
+async def test_a_payload_over_socket_io_is_checked_as_any_other(kind):
+    async with open_service(STRICT, in_memory=True) as local:
+        bob = await local.connect("bob")
+        ada = await kind.connect(local, "ada")
+        sound = {"position_id": "p"}
+        await ada.say(
+            collab_packet(["bob"], {}, type="share_revoked", reply_id=1),
+            collab_packet(["bob"], sound, type="unheard_of", reply_id=2),
+            collab_packet(["bob"], sound, type="share_revoked", reply_id=3),
+        )
+        heard = [await ada.next() for _ in range(6)]
+        assert [event_of(packet)[0] for packet in heard[::2]] == ["error", "error", "event_ack"]
+        assert {event_of(packet)[1]["code"] for packet in heard[:4:2]} == {"invalid_event"}
+        assert [packet[:3] for packet in heard[1::2]] == ["431", "432", "433"]
+        assert (await bob.receive("collab_event"))["data"]["data"] == sound
 
 
 @pytest.mark.trio

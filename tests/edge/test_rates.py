@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import trio
+from engine_peers import PollingClient, SocketClient, collab_packet, event_of
 from peers import ADA, ask, head, read_answer, upgrade
 
 from collab.edge.peer import Ends
@@ -33,6 +36,27 @@ async def test_events_over_the_rate_get_an_error_with_the_time_to_wait(
         await ada.send_event("t", ["bob"], 3)
         assert (await ada.receive())["event"] == "event_ack"
         assert [(await bob.receive())["data"]["data"] for _ in range(4)] == [0, 1, 2, 3]
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("kind", [PollingClient, SocketClient], ids=["polling", "websocket"])
+async def test_the_rate_of_a_user_is_one_for_all_dialects_and_the_callback_hears_of_it(kind, autojump_clock):
+    async with open_service(limited(events_per_second=2, burst=3), in_memory=True) as local:
+        bob = await local.connect("bob")
+        plain, client = await local.connect("ada"), await kind.connect(local, "ada")
+        await plain.send_event("t", ["bob"], 0)
+        await plain.receive("event_ack")
+        await client.say(*[collab_packet(["bob"], number, reply_id=number) for number in (1, 2, 3)])
+        heard = [await client.next() for _ in range(6)]
+        assert [event_of(packet)[0] for packet in heard[::2]] == ["error", "event_ack", "event_ack"]
+        assert [packet[:3] for packet in heard[1::2]] == ["433", "431", "432"]
+        (error,) = json.loads(heard[1][3:])
+        assert error == event_of(heard[0])[1]
+        assert error["code"] == "rate_limited"
+        await trio.sleep(error["retry_after_ms"] / 1000)
+        await client.say(collab_packet(["bob"], 4))
+        await client.receive("event_ack")
+        assert [(await bob.receive())["data"]["data"] for _ in range(4)] == [0, 1, 2, 4]
 
 
 @pytest.mark.trio

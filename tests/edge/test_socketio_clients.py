@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
+from collections import Counter
 
 import pytest
 import trio
 import trio.testing
+from counts import count
 from engine_peers import (
     POLLING,
     PollingClient,
@@ -25,6 +28,10 @@ from engine_peers import (
 from peers import ask, frame
 from tokens import SECRET, token
 
+from collab.core.connection import Connection
+from collab.core.mailbox import Mailbox
+from collab.edge.polling import PollingSession
+from collab.edge.socketio import SocketIoIntake
 from collab.settings import (
     AdminSettings,
     AuditSettings,
@@ -36,6 +43,8 @@ from collab.settings import (
     Settings,
 )
 from collab.testing import open_service
+from collab.wire.session import SocketIoSession
+from collab.wire.upgrade import UpgradeMachine
 
 JWT = AuthSettings(mode="jwt", secret=SECRET, leeway=Duration("0s"))
 OPERATOR_TOKEN = "x" * 32
@@ -217,22 +226,27 @@ async def test_abandoned_handshakes_leave_nothing(autojump_clock):
         root = trio.lowlevel.current_root_task()
 
         def tasks():
-            waiting, count = [root], 0
+            waiting, found = [root], 0
             while waiting:
                 task = waiting.pop()
-                count += 1
+                found += 1
                 waiting += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
-            return count
+            return found
 
         await (await PollingClient.open(local)).say("1")
         await trio.sleep(10)
         before = tasks()
-        for _ in range(200):
+        for _ in range(count(200, 10_000)):
             assert (await ask(local, "GET", POLLING)).status == 200
         assert len(local.service._acceptor.sessions.sessions()) > 100
         await trio.sleep(10)
         assert local.service._acceptor.sessions.sessions() == []
         assert tasks() == before
+        gc.collect()
+        # Of all that a session consists of, what a loop variable holds may be left: one, however many came.
+        kinds = (PollingSession, SocketIoIntake, SocketIoSession, Connection, Mailbox, UpgradeMachine)
+        kept = Counter(type(found) for found in gc.get_objects() if type(found) in kinds)
+        assert all(number <= 1 for number in kept.values()), kept
         assert local.service._acceptor._admission._count == 0
 
 

@@ -8,7 +8,7 @@ import random
 import pytest
 from counts import count
 
-from fuzz import frames, heads, sockets, texts
+from fuzz import frames, heads, packets, sockets, texts
 from fuzz.draw import dice, run_each
 
 # A failure names the seed; where CI runs, it is the same every time.
@@ -17,6 +17,7 @@ SEED = 2025 if os.environ.get("CI") else random.SystemRandom().randrange(2**32)
 FRAME_STREAMS = count(1_500, 100_000)
 HEADS = count(1_500, 50_000)
 JSON_TEXTS = count(15_000, 1_000_000)
+PAYLOADS = count(3_000, 200_000)
 SOCKET_INPUTS = count(300, 20_000)
 
 
@@ -30,6 +31,10 @@ def test_every_request_is_a_head_or_a_listed_refusal_however_it_is_split():
 
 def test_every_text_is_a_message_that_means_what_was_written_or_a_listed_error():
     run_each(texts.AREA, texts.run, SEED, range(JSON_TEXTS))
+
+
+def test_every_payload_of_socket_io_means_what_the_plain_dialect_says_or_is_refused():
+    run_each(packets.AREA, packets.run, SEED, range(PAYLOADS))
 
 
 @pytest.mark.trio
@@ -51,6 +56,7 @@ async def test_every_connection_ends_as_listed_and_a_healthy_pair_is_served_all_
         lambda index: frames.stream(dice("frames", 7, index)),
         lambda index: heads.request(dice("heads", 7, index)),
         lambda index: texts.text(dice("json", 7, index)),
+        lambda index: packets.payload(dice("packets", 7, index)),
         lambda index: sockets.make(7, index),
     ],
 )
@@ -72,5 +78,8 @@ def test_the_inputs_are_of_every_kind():
     replies = {sockets.reply("ada", texts.text(dice("json", 7, index))) for index in range(3_000)}
     # Those two are of services with rates and with authentication.
     assert replies == {"pong", "event_ack", *texts.ERROR_CODES} - {"rate_limited", "unauthenticated"}
+    ends = [packets.end(packets.payload(dice("packets", 7, index))) for index in range(3_000)]
+    assert {"no payload", "waiting", "connected", "left", "1002", "1003"} == {*ends}
+    assert sum(end == "connected" for end in ends) > 300
     resets = sum(sockets.make(7, index).resets for index in range(1_000))
     assert 400 < resets < 600

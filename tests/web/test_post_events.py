@@ -9,6 +9,7 @@ from contextlib import suppress
 import pytest
 import trio
 import trio.testing
+from engine_peers import PollingClient, SocketClient, event_of, event_packet
 from peers import ask
 from tokens import SECRET, token
 
@@ -62,6 +63,19 @@ async def test_an_event_reaches_its_recipients_and_the_answer_is_the_data_of_its
         assert local.online() == {"ada", "bob"}
         assert (await ask(local, "GET", "/health")).json["total_events_routed"] == 1
         assert (await ask(local, "GET", "/health")).json["total_connections"] == 3
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("kind", [PollingClient, SocketClient], ids=["polling", "websocket"])
+async def test_an_event_reaches_users_of_socket_io_as_well(kind):
+    async with open_service(in_memory=True) as local:
+        ada, bob = [await kind.connect(local, user_id) for user_id in ("ada", "bob")]
+        answer = await post(local, event(["bob", "cyd"], {"a": 1}))
+        assert (answer.json["delivered_to"], answer.json["undelivered"]) == (1, ["cyd"])
+        assert await bob.receive("collab_event") == event(["bob", "cyd"], {"a": 1})
+        # The ack is the answer's alone.
+        await ada.say(event_packet("ping"))
+        assert event_of(await ada.next())[0] == "pong"
 
 
 @pytest.mark.trio
