@@ -16,6 +16,7 @@ from collab.errors import HandshakeFailed, Refused
 from collab.observe.log import get_logger
 from collab.policy.limits import network_of
 from collab.policy.rate import Meters, Rate
+from collab.wire.engineio import ENGINE_PATHS
 from collab.wire.head import Head, HeadReader, error_response
 
 if TYPE_CHECKING:
@@ -194,7 +195,9 @@ class Door:
             return None
         request = head.with_body_length(len(body)).to_bytes() + body
         kind = TlsExchange if self._tls is not None else Exchange
-        return kind(stream, request, ends, write_seconds=self._timeouts.write)
+        # A poll may hang for long, and what it would bring is lost once nobody waits for it.
+        is_poll = head.path in ENGINE_PATHS and head.method == "GET"
+        return kind(stream, request, ends, write_seconds=self._timeouts.write, tells_end=is_poll)
 
     @contextmanager
     def _idle_wait(self) -> Iterator[None]:

@@ -61,7 +61,15 @@ class Exchange(trio.abc.Stream):
     back, where an error arrives in two pieces. Does not own the stream.
     """
 
-    def __init__(self, stream: trio.abc.Stream, request: bytes, ends: Ends, *, write_seconds: float) -> None:
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        request: bytes,
+        ends: Ends,
+        *,
+        write_seconds: float,
+        tells_end: bool = False,
+    ) -> None:
         self.socket = ends
         """The part of a socket that Hypercorn reads: its addresses."""
         self.serving = trio.CancelScope()
@@ -70,6 +78,8 @@ class Exchange(trio.abc.Stream):
         self._request = request
         self._head: bytes | None = None
         self._write_seconds = write_seconds
+        self._tells_end = tells_end
+        self._watching = trio.CancelScope()
         self._sending = trio.CancelScope()
         self._done = trio.Event()
         self._aborted = False
@@ -85,13 +95,26 @@ class Exchange(trio.abc.Stream):
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """The request, then nothing until the server is done.
 
-        A peer that closes its sending side still waits for its response, so its end is not told.
+        A peer that closes its sending side still waits for its response, so its end is not told, unless
+        `tells_end`: then whoever goes before its response is given up, and the response with it.
         """
         if self._request:
             request, self._request = self._request, b""
             return request
+        if self._tells_end and await self._has_ended():
+            return b""
         await self._done.wait()
         raise trio.ClosedResourceError
+
+    async def _has_ended(self) -> bool:
+        """Wait for what the peer does before its response is there: whether it is gone."""
+        with self._watching:
+            try:
+                # Anything else that it sends is never looked at.
+                return not await self._stream.receive_some(1)
+            except trio.BrokenResourceError:
+                return True
+        return False
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send a part of the response; the first, which is its head, goes out with the second.
@@ -125,6 +148,7 @@ class Exchange(trio.abc.Stream):
     async def aclose(self) -> None:
         """The server is done; the door closes the connection."""
         self._done.set()
+        self._watching.cancel()
         if self._head and not self._aborted:
             with suppress(trio.BrokenResourceError):
                 await self.send_all(b"")

@@ -72,6 +72,11 @@ async def _poll(session: Session) -> Response:
         response = Response(content_type="text/plain; charset=UTF-8")
         response.response = _Answer(payload, session)
         response.content_length = len(payload)
+    except trio.Cancelled:
+        # Its client is gone, or the service.
+        session.answer_lost()
+        session.end_poll()
+        raise
     except BaseException:
         session.end_poll()
         raise

@@ -220,3 +220,23 @@ async def test_what_stands_behind_a_flood_of_pongs_is_not_taken():
         await trio.testing.wait_all_tasks_blocked()
         await bob.send_event("t", ["bob"], "after")
         assert (await bob.receive("collab_event"))["data"]["data"] == "after"
+
+
+@pytest.mark.trio
+async def test_a_client_that_vanishes_while_its_poll_hangs_is_gone_at_once_and_no_event_is_counted_for_it(
+    open_anyhow,
+):
+    async with open_anyhow() as local:
+        ada = await local.connect("ada")
+        bob = await PollingClient.connect(local, "bob")
+        stream, _ = await local.open_stream()
+        await stream.send_all(head("GET", bob.target, {}))
+        while not session_of(local, bob)._poll_begun_at:
+            await trio.sleep(0.001)
+        await trio.aclose_forcefully(stream)
+        while local.online() != {"ada"}:
+            await trio.sleep(0.001)
+        await ada.send_event("t", ["bob"], 1)
+        ack = (await ada.receive("event_ack"))["data"]
+        assert (ack["delivered_to"], ack["undelivered"]) == (0, ["bob"])
+        assert (await bob.get()).json["code"] in (1, 3)
