@@ -115,6 +115,24 @@ async def test_a_token_is_taken_from_the_auth_and_told_to_nobody(kind, tmp_path,
 
 @pytest.mark.trio
 @any_transport
+async def test_a_token_ends_the_session_when_it_ends_and_says_to_whom_it_may_send(kind, autojump_clock):
+    settings = Settings(auth=JWT, policy=PolicySettings(send="token"))
+    async with open_service(settings, in_memory=True, timeout_seconds=100) as local:
+        ada = await kind.connect(local, "ada", token=token("ada", seconds=15, peers=["bob"]))
+        await kind.connect(local, "bob", token=token("bob", seconds=9000))
+        await kind.connect(local, "cyd", token=token("cyd", seconds=9000))
+        begun = trio.current_time()
+        await ada.say(collab_packet(["bob", "cyd"]))
+        assert (await ada.receive("event_ack"))["undelivered"] == ["cyd"]
+        assert local.online() == {"ada", "bob", "cyd"}
+        with trio.fail_after(18):
+            assert (await ending(ada))[0] == "41"
+        assert 13 < trio.current_time() - begun < 18
+        assert "ada" not in local.online()
+
+
+@pytest.mark.trio
+@any_transport
 @pytest.mark.parametrize(
     "packets",
     [
