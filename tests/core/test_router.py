@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -775,3 +776,15 @@ TestAnyUseOfARouter = RouterModel.TestCase
 TestAnyUseOfARouter.settings = settings(
     max_examples=max(settings().max_examples // 2, 1), stateful_step_count=40
 )
+
+
+@pytest.mark.trio
+async def test_once_the_audit_has_failed_no_event_is_routed_and_its_sender_goes() -> None:
+    core = Core()
+    ada, bob = core.register("ada"), core.register("bob")
+    before = list(bob.mailbox.entered)
+    core.router._audit = SimpleNamespace(has_failed=True)
+    core.router.route([Batch(ada, [request("1", ["bob"])])])
+    assert bob.mailbox.entered == before
+    assert ada.close is not None
+    assert ada.close.code == 1001

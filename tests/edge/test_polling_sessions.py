@@ -232,10 +232,10 @@ async def test_a_client_that_vanishes_while_its_poll_hangs_is_gone_at_once_and_n
         stream, _ = await local.open_stream()
         await stream.send_all(head("GET", bob.target, {}))
         while not session_of(local, bob)._poll_begun_at:
-            await trio.sleep(0.001)
+            await trio.testing.wait_all_tasks_blocked(0.001)
         await trio.aclose_forcefully(stream)
         while local.online() != {"ada"}:
-            await trio.sleep(0.001)
+            await trio.testing.wait_all_tasks_blocked(0.001)
         await ada.send_event("t", ["bob"], 1)
         ack = (await ada.receive("event_ack"))["data"]
         assert (ack["delivered_to"], ack["undelivered"]) == (0, ["bob"])

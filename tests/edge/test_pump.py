@@ -607,6 +607,20 @@ def find_all_readable(pump: Pump) -> bool:
 
 
 @pytest.mark.trio
+async def test_what_comes_while_the_router_has_something_queued_is_not_routed_before_it(alone):
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        pumped = alone.add("ada", ours.fileno())
+        request = SimpleNamespace(event=SimpleNamespace(to_users=["bob"]))
+        pumped.take = lambda _: [request]
+        alone.pump._router.is_idle = False
+        theirs.send(b"an event")
+        (batch,) = alone.pump._turn()
+        assert batch.requests == [request]
+        alone.pump.remove(pumped)
+
+
+@pytest.mark.trio
 async def test_who_gets_the_descriptor_of_one_that_was_found_readable_and_ended_is_read_for_itself(alone):
     pairs = [socket.socketpair() for _ in range(3)]
     with ExitStack() as stack:
