@@ -575,7 +575,7 @@ async def test_a_record_that_was_tampered_with_ends_its_connection_alone(certifi
 
 
 @asynccontextmanager
-async def open_tap(certificates):
+async def open_tap(certificates, version=ssl.TLSVersion.TLSv1_3):
     """A tap over TLS past all handshakes, with a mailbox that writes through, and the client's stream.
 
     The socket's buffer is as small as it can be.
@@ -583,7 +583,9 @@ async def open_tap(certificates):
     ours, far = trio.socket.socketpair()
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
     server = TlsStream(trio.SocketStream(ours), Tls(certificates.settings).context)
-    client = trio.SSLStream(trio.SocketStream(far), certificates.client(), server_hostname="localhost")
+    context = certificates.client()
+    context.minimum_version = context.maximum_version = version
+    client = trio.SSLStream(trio.SocketStream(far), context, server_hostname="localhost")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.handshake)
         nursery.start_soon(client.do_handshake)
@@ -622,14 +624,18 @@ SIZES = st.sampled_from([2, 125, 4000, 16_384, 16_385, 65_535, 65_536, 65_537, 2
 ROUNDS = st.lists(st.tuples(st.lists(SIZES, min_size=1, max_size=4), st.integers(0, 150_000)), max_size=8)
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 @settings(max_examples=count(15, 300))
 @given(rounds=ROUNDS)
-def test_short_writes_lose_nothing_and_keep_the_order(certificates, rounds):
+def test_short_writes_lose_nothing_and_keep_the_order(certificates, version, rounds):
     """In each round some frames are put in, and the client reads so much, or nothing."""
 
     async def play():
         expected, heard = bytearray(), bytearray()
-        async with open_tap(certificates) as (tap, outbox, mailbox, client), trio.open_nursery() as nursery:
+        async with (
+            open_tap(certificates, version) as (tap, outbox, mailbox, client),
+            trio.open_nursery() as nursery,
+        ):
             nursery.start_soon(write_as_a_life_does, tap, mailbox)
             for sizes, read_bytes in rounds:
                 with outbox:
