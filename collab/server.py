@@ -267,7 +267,7 @@ async def serve(
 ) -> None:
     """Run one service until it is drained or cancelled.
 
-    Where there is an epoll, one task reads all plain-TCP connections; without `pumped`, each reads
+    Where there is an epoll, one task reads all connections over TCP; without `pumped`, each reads
     for itself. Start it with `service = await nursery.start(serve, settings)`: the `Service` listens by then.
     Several can run in one process. Cancelling leaves no task, socket or thread behind.
 

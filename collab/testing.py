@@ -354,7 +354,7 @@ async def open_service(
 ) -> AsyncIterator[LocalService]:
     """A running service: on a free loopback port, or over memory streams alone (for mock clocks).
 
-    Without `pumped` every connection reads for itself, as under TLS and as in memory.
+    Without `pumped` every connection reads for itself, as in memory.
     `timeout_seconds` is how long a backend's `receive` waits at most. Where the settings turn TLS on,
     `ssl_context` is how backends speak it; the certificate must be for `localhost`. Everything is
     cancelled at the end of the block.

@@ -98,7 +98,7 @@ class Life:
                 )
                 if inherited is not None:
                     self._take_over(inherited)
-                if tap.descriptor >= 0:
+                if tap.descriptor >= 0 and (self._pump is not None or not tap.is_encrypted):
                     connection.mailbox.write_through(tap.write_now)
                 self._intake.begin()
                 if inherited is not None and connection.close is None:

@@ -1,8 +1,7 @@
-"""Owns the pump: one task that reads every established plain-TCP connection."""
+"""Owns the pump: one task that reads every established connection over TCP."""
 
 from __future__ import annotations
 
-import os
 import select
 import struct
 import termios
@@ -34,6 +33,8 @@ _FEW_FRAMES = 64
 _MANY_FRAMES = 128
 _FIRST_READ_BYTES = 4096
 _SMALLEST_READ_BYTES = 1024
+_NEARLY = 0.75
+"""How much of a read that brought all it could is left once it is decrypted; the last record may be cut."""
 # Resets and broken connections are told of with any mask.
 _READING, _UNTIL_THE_END, _UNTIL_A_RESET = select.EPOLLIN, select.EPOLLRDHUP, 0
 _INTERNAL = Close(CloseCode.INTERNAL_ERROR, "Internal error")
@@ -239,7 +240,7 @@ class Pump:
         """Read one socket once: the number of frames that came, or of their recipients if that is more."""
         tap = pumped.tap
         try:
-            data = os.read(pumped.descriptor, pumped.read_bytes)
+            data = tap.read_now(pumped.read_bytes)
         except BlockingIOError:
             return 0
         except OSError:
@@ -264,7 +265,7 @@ class Pump:
         # Small frames cost as much as large ones: who sends many is read in small pieces.
         if frames > _MANY_FRAMES:
             pumped.read_bytes = _SMALLEST_READ_BYTES
-        elif len(data) == pumped.read_bytes and len(data) < RECEIVE_BYTES:
+        elif pumped.read_bytes < RECEIVE_BYTES and len(data) >= pumped.read_bytes * _NEARLY:
             pumped.read_bytes *= 4
         if violation is not None:
             pumped.on_violation(violation)

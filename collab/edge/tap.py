@@ -58,6 +58,7 @@ class Tap(trio.abc.Stream):
         "_senders",
         "_stopped",
         "_stream",
+        "_tls",
         "_unsent",
         "_write_seconds",
         "frames",
@@ -79,7 +80,12 @@ class Tap(trio.abc.Stream):
         binary_as: bytes | None = None,
     ) -> None:
         self._stream = stream
-        self._descriptor = stream.socket.fileno() if isinstance(stream, trio.SocketStream) else -1
+        self._tls = stream if isinstance(stream, TlsStream) else None
+        self._descriptor = -1
+        if self._tls is not None:
+            self._descriptor = self._tls.descriptor
+        elif isinstance(stream, trio.SocketStream):
+            self._descriptor = stream.socket.fileno()
         self._head = head
         self._rest = rest
         self._write_seconds = write_seconds
@@ -115,8 +121,16 @@ class Tap(trio.abc.Stream):
 
     @property
     def descriptor(self) -> int:
-        """The descriptor of a plain-TCP socket, which may be read and written without waiting; else -1."""
+        """The descriptor of a socket that may be read and written without waiting; -1 where there is none."""
         return self._descriptor
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether it is under TLS. Then `write_now` is only for a tap that is `pumped`.
+
+        A tap that reads by itself may be sending an answer of TLS from within its read.
+        """
+        return self._tls is not None
 
     def release(self) -> None:
         """Forget the descriptor and whom to call.
@@ -148,10 +162,28 @@ class Tap(trio.abc.Stream):
         self._notify()
 
     def pump(self) -> bytes:
-        """From now on somebody else reads, beginning with the bytes given back."""
+        """From now on somebody else reads (`read_now`), beginning with the bytes given back."""
         self._pumped = True
         rest, self._rest = self._rest, b""
+        if self._tls is not None:
+            try:
+                rest += self._tls.read_ahead()
+            except OSError:
+                self.end()
+            if self._tls.peer_ended:
+                self.end()
         return rest
+
+    def read_now(self, max_bytes: int) -> bytes:
+        """For `feed`: what the peer has sent, of at most so many bytes of the socket; b"" at its end.
+
+        Raises:
+            BlockingIOError: there is nothing yet.
+            OSError: the peer is gone.
+        """
+        if self._tls is None:
+            return os.read(self._descriptor, max_bytes)
+        return self._tls.read_now(max_bytes)
 
     def open_by_hand(self) -> None:
         """The handshake is done, and for a while `read_by_hand` lets frames through; then `open`."""
@@ -208,7 +240,7 @@ class Tap(trio.abc.Stream):
             self._discarded_bytes += len(data)
         scan = self.scanner.feed(data)
         self.frames = len(scan.texts) + scan.fragments + scan.controls
-        if self.scanner.peer_close:
+        if self.scanner.peer_close or (self._tls is not None and self._tls.peer_ended):
             self.end()
         if self._stopped:
             # Also after a breach of the protocol, when the scanner looks at nothing any more:
@@ -268,17 +300,18 @@ class Tap(trio.abc.Stream):
             self._senders -= 1
 
     def write_now(self, data: bytes) -> int:
-        """Write what a plain-TCP socket takes at once: the number of bytes.
+        """Write what the socket takes at once: the number of bytes.
 
         0 where a send is under way. What is left of a write that was begun is kept, and goes
-        before anything else. A dead socket takes everything, and `on_lost` is called.
+        before anything else; of what is encrypted already a byte at least counts as left. A dead
+        socket takes everything, and `on_lost` is called.
         """
         if self._senders or self._unsent or self._close_sent or self._descriptor < 0:
             return 0
         if self._broken:
             return len(data)
         try:
-            written = os.write(self._descriptor, data)
+            written = os.write(self._descriptor, data) if self._tls is None else self._tls.write_now(data)
         except BlockingIOError:
             return 0
         except OSError:
@@ -287,6 +320,8 @@ class Tap(trio.abc.Stream):
             return len(data)
         if written < len(data):
             self._unsent = data[written:]
+        elif self._tls is not None and self._tls.has_unsent:
+            return written - 1
         return written
 
     async def send_close(self, close: Close | None) -> None:
@@ -304,9 +339,9 @@ class Tap(trio.abc.Stream):
 
     async def send_end(self) -> None:
         """Behind the close frames: tell a peer under TLS that nothing more comes."""
-        if self._close_sent and isinstance(self._stream, TlsStream):
+        if self._close_sent and self._tls is not None:
             with suppress(trio.BrokenResourceError, trio.BusyResourceError):
-                await self._stream.send_eof()
+                await self._tls.send_eof()
 
     async def wait_send_all_might_not_block(self) -> None:
         """See `trio.abc.SendStream`."""
@@ -324,14 +359,19 @@ class Tap(trio.abc.Stream):
         if self._unsent:
             data, self._unsent = self._unsent + data, b""
         self._broken = True
+        if self._tls is not None and self._tls.has_unsent:
+            await self._send_piece(b"")
         with memoryview(data) as view:
             for start in range(0, len(view), _SEND_BYTES):
-                with trio.move_on_after(self._write_seconds) as deadline:
-                    await self._stream.send_all(view[start : start + _SEND_BYTES])
-                if deadline.cancelled_caught:
-                    self.timed_out = True
-                    raise trio.BrokenResourceError("the peer did not read within the write deadline")
+                await self._send_piece(view[start : start + _SEND_BYTES])
         self._broken = False
+
+    async def _send_piece(self, piece: bytes | memoryview) -> None:
+        with trio.move_on_after(self._write_seconds) as deadline:
+            await self._stream.send_all(piece)
+        if deadline.cancelled_caught:
+            self.timed_out = True
+            raise trio.BrokenResourceError("the peer did not read within the write deadline")
 
     async def _read(self) -> None:
         await self._before_read()

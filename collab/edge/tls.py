@@ -24,6 +24,10 @@ _log = get_logger()
 _LOOK_SECONDS: Final = 2.0
 _VERIFY_MODES: Final = {"required": ssl.CERT_REQUIRED, "optional": ssl.CERT_OPTIONAL}
 _MISMATCH: Final = "KEY_VALUES_MISMATCH"
+_RECORD_BYTES: Final = 16384
+_WRITE_BYTES: Final = 65536
+_MOST_UNSENT_BYTES: Final = 256 * 1024
+"""What may wait to go out: a write that was cut short, and what reading calls for (TLS 1.3 KeyUpdate)."""
 
 _Fingerprint = tuple[tuple[int, int, int] | None, ...]
 
@@ -99,10 +103,17 @@ class TlsStream(trio.abc.HalfCloseableStream):
 
     Made of `trio.SSLStream`, and of what that keeps to itself: the alert of a handshake that
     failed, and the end of our side (close_notify, RFC 8446 section 6.1) while the peer may still send.
+
+    Over a socket it can be read and written without waiting as well, by whoever does not wait in
+    `receive_some` meanwhile: all of it goes through the one SSL object, in order.
     """
 
     def __init__(self, plain: trio.abc.Stream, context: ssl.SSLContext) -> None:
         self.socket = socket_of(plain)
+        self.descriptor = plain.socket.fileno() if isinstance(plain, trio.SocketStream) else -1
+        """That of the socket under it, which holds what is encrypted; -1 where there is none."""
+        self.peer_ended = False
+        """Whether, behind what `read_now` or `read_ahead` gave last, the peer ended or broke TLS."""
         self._plain = plain
         self._parts = _Parts(context)
         # A peer may end its connection without close_notify: HTTP and WebSocket know by themselves
@@ -111,6 +122,14 @@ class TlsStream(trio.abc.HalfCloseableStream):
             plain, cast("ssl.SSLContext", self._parts), server_side=True, https_compatible=True
         )
         self._ended = False
+        self._unsent = b""
+        # Stays set once a send was cut off: nothing may follow half a record.
+        self._sending = False
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether something that is encrypted already waits to go out, before anything else."""
+        return bool(self._unsent)
 
     async def handshake(self) -> None:
         """Agree on everything. The caller sets the deadline.
@@ -141,8 +160,93 @@ class TlsStream(trio.abc.HalfCloseableStream):
         return bytes(await self._plain.receive_some(max_bytes))
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """See `trio.abc.SendStream`. Once a send was cancelled nothing can be sent or received."""
+        """See `trio.abc.SendStream`. Once a send was cancelled nothing can be sent or received.
+
+        With no data it sends what a `write_now` has left.
+        """
+        self._sending = True
+        if self._unsent:
+            unsent, self._unsent = self._unsent, b""
+            await self._plain.send_all(unsent)
         await self._stream.send_all(data)
+        self._sending = False
+
+    def read_now(self, max_bytes: int) -> bytes:
+        """What the peer has sent, of at most so many encrypted bytes; b"" at its end.
+
+        All that can be decrypted comes at once: nothing stays behind that the descriptor would not tell of.
+        After `send_eof` only the end means something.
+
+        Raises:
+            BlockingIOError: there is nothing yet.
+            OSError: the peer is gone, or has us hold too much that it does not read.
+        """
+        data = os.read(self.descriptor, max_bytes)
+        if self._ended or not data:
+            return data
+        self._parts.incoming.write(data)
+        data = self.read_ahead()
+        if not data and not self.peer_ended:
+            raise BlockingIOError
+        return data
+
+    def read_ahead(self) -> bytes:
+        """What has been read of the socket already and not been given out.
+
+        Raises:
+            OSError: the peer has us hold too much that it does not read.
+        """
+        incoming, outgoing, tls = self._parts.incoming, self._parts.outgoing, self._parts.tls
+        parts = []
+        try:
+            while incoming.pending or tls.pending():
+                part = tls.read(_RECORD_BYTES)
+                if not part:
+                    self.peer_ended = True
+                    break
+                parts.append(part)
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError:
+            self.peer_ended = True
+        if outgoing.pending:
+            if not self._sending:
+                # A dead socket is found by whoever writes next.
+                with suppress(OSError):
+                    self._flush()
+            if len(self._unsent) + outgoing.pending > _MOST_UNSENT_BYTES:
+                raise OSError("the peer does not read what it asks for")
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def write_now(self, data: bytes) -> int:
+        """Encrypt and write what the socket takes without waiting: how many bytes were taken.
+
+        What of these did not go out is kept (`has_unsent`), and goes before anything else.
+
+        Raises:
+            BlockingIOError: none were taken.
+            OSError: the peer is gone.
+        """
+        if self._sending or not self._flush():
+            raise BlockingIOError
+        write = self._parts.tls.write
+        taken = 0
+        with memoryview(data) as view:
+            while taken < len(data):
+                taken += write(view[taken : taken + _WRITE_BYTES])
+                if not self._flush():
+                    break
+        return taken
+
+    def _flush(self) -> bool:
+        """Write what is encrypted already, without waiting: whether nothing of it is left."""
+        data = self._unsent + self._parts.outgoing.read()
+        if data:
+            # Kept first: an error must not let anything else go before it.
+            self._unsent = data
+            with suppress(BlockingIOError):
+                self._unsent = data[os.write(self.descriptor, data) :]
+        return not self._unsent
 
     async def wait_send_all_might_not_block(self) -> None:
         """See `trio.abc.SendStream`."""
@@ -158,7 +262,8 @@ class TlsStream(trio.abc.HalfCloseableStream):
         # It raises because the peer's own close_notify is not there yet; that is not waited for.
         with suppress(ssl.SSLError):
             self._parts.tls.unwrap()
-        await self._plain.send_all(self._parts.outgoing.read())
+        unsent, self._unsent = self._unsent, b""
+        await self._plain.send_all(unsent + self._parts.outgoing.read())
         if isinstance(self._plain, trio.abc.HalfCloseableStream):
             await self._plain.send_eof()
 
@@ -180,6 +285,7 @@ class _Parts:
     """Stands for a context, to keep hold of what `trio.SSLStream` makes of it."""
 
     tls: ssl.SSLObject
+    incoming: ssl.MemoryBIO
     outgoing: ssl.MemoryBIO
 
     def __init__(self, context: ssl.SSLContext) -> None:
@@ -194,6 +300,7 @@ class _Parts:
         server_hostname: str | None,
     ) -> ssl.SSLObject:
         """See `ssl.SSLContext.wrap_bio`."""
+        self.incoming = incoming
         self.outgoing = outgoing
         self.tls = self._context.wrap_bio(
             incoming, outgoing, server_side=server_side, server_hostname=server_hostname

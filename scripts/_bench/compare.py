@@ -21,6 +21,7 @@ from servers import (
     SOCKETIO,
     Failed,
     Server,
+    over_tls,
     raise_file_limit,
     run_load,
 )
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 # Wide enough for the table where the output is a file.
 _MOST_IN_PRODUCTION = 1.15
 _MOST_BY_SOCKETIO = 1.35
+_MOST_OVER_TLS = 2.5
+_MOST_KIB_OVER_TLS = 56
 console = Console(width=None if sys.stdout.isatty() else 110)
 
 
@@ -59,6 +62,11 @@ class Workload:
     def by_socketio(self) -> Workload:
         """The same work by Socket.IO, held against the plain dialect."""
         return attrs.evolve(self, target=_MOST_BY_SOCKETIO, target_of=OURS_BY_SOCKETIO.name, left_out=())
+
+    def over_tls(self) -> Workload:
+        """The same work over TLS, held against the same without."""
+        target = _MOST_KIB_OVER_TLS if self.is_absolute else _MOST_OVER_TLS
+        return attrs.evolve(self, target=target, target_of="tls", left_out=())
 
 
 WORKLOADS = (
@@ -116,8 +124,17 @@ def main() -> int:
     raise_file_limit()
     if arguments.scaling:
         return _measure_scaling(arguments)
+    with over_tls() as with_tls:
+        return _compare(arguments, with_tls)
+
+
+def _compare(arguments: argparse.Namespace, with_tls: tuple[Server, Server]) -> int:
     wanted = [workload for workload in WORKLOADS if workload.name in arguments.workload]
-    if arguments.production:
+    if arguments.tls:
+        # The users of a storm shake hands as well, for more than they cost else.
+        servers, reference = list(with_tls), OURS
+        workloads = [workload.over_tls() for workload in wanted if workload.name != "storm"]
+    elif arguments.production:
         servers, reference = list(PRODUCTION), OURS
         workloads = [workload.in_production() for workload in wanted if not workload.is_absolute]
     elif arguments.dialect == "socketio":
@@ -147,6 +164,8 @@ def main() -> int:
     circumstances = {"command": _command(), "rounds": arguments.rounds, "seconds": arguments.seconds}
     if arguments.write and arguments.production:
         write_variants("production", "settings", figures, **circumstances)
+    elif arguments.write and arguments.tls:
+        write_variants("tls", "server", figures, **circumstances)
     elif arguments.write and arguments.dialect == "socketio":
         write_variants("socketio", "server", figures, **circumstances)
     elif arguments.write:
@@ -160,6 +179,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--scaling", action="store_true")
     parser.add_argument("--production", action="store_true")
+    parser.add_argument("--tls", action="store_true")
     parser.add_argument("--dialect", choices=("plain", "socketio"), default="plain")
     parser.add_argument("--no-write", dest="write", action="store_false")
     parser.add_argument("--rounds", type=int)

@@ -13,11 +13,17 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,6 +51,7 @@ class Server:
     """Settings of trio-collab."""
     load: tuple[str, ...] = ()
     """Arguments that the load generator needs with them."""
+    scheme: str = "ws"
 
     @property
     def is_installed(self) -> bool:
@@ -111,6 +118,35 @@ SOCKETIO = (SERVERS[0], OURS_BY_SOCKETIO, SERVERS[1])
 """trio-collab in both dialects, and Node with socket.io."""
 
 
+@contextmanager
+def over_tls() -> Iterator[tuple[Server, Server]]:
+    """trio-collab without TLS and with it, and with a certificate that is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="trio-collab-bench-") as directory:
+        cert_file, key_file = Path(directory, "cert.pem"), Path(directory, "key.pem")
+        write_certificate(cert_file, key_file)
+        environ = {
+            "COLLAB_TLS__CERT_FILE": str(cert_file),
+            "COLLAB_TLS__KEY_FILE": str(key_file),
+            # For the load generator, which must trust it.
+            "SSL_CERT_FILE": str(cert_file),
+        }
+        title = "trio-collab over TLS"
+        yield SERVERS[0], attrs.evolve(SERVERS[0], name="tls", title=title, environ=environ, scheme="wss")
+
+
+def write_certificate(cert_file: Path, key_file: Path) -> None:
+    """A certificate of its own for 127.0.0.1, with an ECDSA key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "trio-collab bench")])
+    address = x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))])
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(days=1))
+    certificate = builder.add_extension(address, critical=False).sign(key, hashes.SHA256())
+    cert_file.write_bytes(certificate.public_bytes(Encoding.PEM))
+    key_file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+
+
 class Failed(Exception):
     """A run gave no figure. The text says why."""
 
@@ -130,14 +166,18 @@ def run_load(server: Server, arguments: tuple[str, ...]) -> dict[str, Any]:
         Failed: the server did not come up, or events were lost.
     """
     with running(server) as (url, pid):
-        report = put_under_load(url, pid, (f"--dialect={server.dialect}", *server.load, *arguments))
+        report = put_under_load(
+            url, pid, (f"--dialect={server.dialect}", *server.load, *arguments), environ=server.environ
+        )
     if any(report["faults"].values()):
         faults = {name: count for name, count in report["faults"].items() if count}
         raise Failed(f"{faults} {report['first_end']}")
     return report
 
 
-def put_under_load(url: str, pid: int, arguments: tuple[str, ...]) -> dict[str, Any]:
+def put_under_load(
+    url: str, pid: int, arguments: tuple[str, ...], *, environ: Mapping[str, str] = {}
+) -> dict[str, Any]:
     """The report of `trio-collab bench` with these arguments against a server that runs.
 
     Raises:
@@ -148,6 +188,7 @@ def put_under_load(url: str, pid: int, arguments: tuple[str, ...]) -> dict[str, 
         capture_output=True,
         text=True,
         check=False,
+        env={**os.environ, **environ},
         timeout=RUN_SECONDS,
         preexec_fn=lambda: pin(LOAD_CPU),
     )
@@ -174,7 +215,7 @@ def running(server: Server) -> Iterator[tuple[str, int]]:
             )
         try:
             wait_for(port, process)
-            yield f"ws://127.0.0.1:{port}", process.pid
+            yield f"{server.scheme}://127.0.0.1:{port}", process.pid
         finally:
             process.terminate()
             try:

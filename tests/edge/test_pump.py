@@ -8,6 +8,7 @@ import json
 import os
 import socket
 from contextlib import ExitStack, asynccontextmanager, closing, suppress
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ from peers import (
     frame,
     read_to_end,
     reset,
+    send_fin,
     text,
     until_end,
 )
@@ -39,10 +41,15 @@ from collab.wire.frames import FrameScanner
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from contextlib import AbstractAsyncContextManager
 
     from collab.core.connection import Connection
     from collab.edge.pump import Pump
     from collab.testing import FakeBackend, LocalService
+
+    FullWindow = Callable[
+        [], AbstractAsyncContextManager[tuple[LocalService, FakeBackend, FakeBackend, Connection]]
+    ]
 
 ROUND_BYTES = 65536
 PINGS_WITHOUT_LIMIT = Settings(limits=LimitSettings(control_frames=0))
@@ -101,7 +108,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reads]:
         counted.rounds += 1
         return original(self, turn)
 
-    monkeypatch.setattr(pump_module, "os", SimpleNamespace(read=read))
+    monkeypatch.setattr(tap_module, "os", SimpleNamespace(read=read, write=os.write))
     monkeypatch.setattr(pump_module.Pump, "_round", counting_round)
     return counted
 
@@ -488,11 +495,21 @@ def _answered(local: LocalService) -> bool:
     return of_ada.in_flight < 4
 
 
+@pytest.fixture(params=["plain", "tls"])
+def full_window(request: pytest.FixtureRequest) -> FullWindow:
+    """See `open_full_window`."""
+    if request.param == "tls":
+        return partial(open_full_window, request.getfixturevalue("certificates").open_service)
+    return partial(open_full_window, open_service)
+
+
 @asynccontextmanager
-async def full_window() -> AsyncIterator[tuple[LocalService, FakeBackend, FakeBackend, Connection]]:
+async def open_full_window(
+    open_it: Callable[..., AbstractAsyncContextManager[LocalService]],
+) -> AsyncIterator[tuple[LocalService, FakeBackend, FakeBackend, Connection]]:
     """Ada's window is full, because bob does not read, and stays so."""
     limits = LimitSettings(mailbox_messages=2, in_flight=4, slow_consumer=Duration("1h"))
-    async with open_service(Settings(limits=limits)) as local:
+    async with open_it(Settings(limits=limits)) as local:
         ada, bob = [await local.connect(user_id) for user_id in ("ada", "bob")]
         (of_ada,) = local.service.registry.of_user("ada")
         await expect(local, {"ada", "bob"})
@@ -512,7 +529,7 @@ async def read_all(backend: FakeBackend) -> None:
 
 @pytest.mark.trio
 @pytest.mark.parametrize("unread", [b"", event_text(["bob"], "never read")])
-async def test_a_sender_whose_window_is_full_and_who_is_reset_is_gone_at_once(unread):
+async def test_a_sender_whose_window_is_full_and_who_is_reset_is_gone_at_once(full_window, unread):
     async with full_window() as (local, ada, _, of_ada):
         if unread:
             await ada.stream.send_all(unread)
@@ -522,18 +539,18 @@ async def test_a_sender_whose_window_is_full_and_who_is_reset_is_gone_at_once(un
 
 
 @pytest.mark.trio
-async def test_a_sender_whose_window_is_full_and_who_has_said_all_is_gone_at_once():
+async def test_a_sender_whose_window_is_full_and_who_has_said_all_is_gone_at_once(full_window):
     async with full_window() as (local, ada, _, _):
-        await ada.stream.send_eof()
+        await send_fin(ada.stream)
         await until(lambda: local.online() == {"bob"})
         await read_all(ada)
 
 
 @pytest.mark.trio
-async def test_what_a_sender_said_before_its_end_is_delivered_once_its_window_opens(reads):
+async def test_what_a_sender_said_before_its_end_is_delivered_once_its_window_opens(full_window, reads):
     async with full_window() as (local, ada, bob, _):
         await ada.stream.send_all(event_text(["bob"], "last words"))
-        await ada.stream.send_eof()
+        await send_fin(ada.stream)
         await trio.testing.wait_all_tasks_blocked(0.05)
         # It is not looked at again and again.
         rounds = reads.rounds
@@ -547,10 +564,10 @@ async def test_what_a_sender_said_before_its_end_is_delivered_once_its_window_op
 
 
 @pytest.mark.trio
-async def test_a_half_closed_sender_that_is_reset_while_something_is_unread_is_gone_at_once():
+async def test_a_half_closed_sender_that_is_reset_while_something_is_unread_is_gone_at_once(full_window):
     async with full_window() as (local, ada, _, _):
         await ada.stream.send_all(event_text(["bob"], "never read"))
-        await ada.stream.send_eof()
+        await send_fin(ada.stream)
         await trio.testing.wait_all_tasks_blocked(0.05)
         assert local.online() == {"ada", "bob"}
         reset(ada.stream)
@@ -578,7 +595,14 @@ class Alone:
             tap.ended = True
 
         tap = SimpleNamespace(
-            descriptor=descriptor, ended=False, has_enough=False, reading=False, frames=1, feed=feed, end=end
+            descriptor=descriptor,
+            ended=False,
+            has_enough=False,
+            reading=False,
+            frames=1,
+            read_now=partial(os.read, descriptor),
+            feed=feed,
+            end=end,
         )
         closed = []
         connection = SimpleNamespace(user_id=user_id, closed=closed, end=closed.append, on_change=None)

@@ -6,9 +6,11 @@ import gc
 import json
 import logging
 import os
+import socket
 import ssl
 import warnings
 import weakref
+from contextlib import asynccontextmanager, suppress
 
 import attrs
 import pytest
@@ -16,12 +18,15 @@ import trio
 import trustme
 from baseline import Holdings, exchange, serves_a_healthy_pair, settles_at
 from certificates import Certificates
+from counts import count
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
     PrivateFormat,
     load_pem_private_key,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from invariants import check_i7_baseline
 from peers import (
     ADA,
@@ -30,6 +35,7 @@ from peers import (
     PATIENCE_SECONDS,
     UPGRADE,
     ask,
+    event_text,
     frame,
     head,
     read_answer,
@@ -37,9 +43,15 @@ from peers import (
     send_fin,
     small_receiver,
 )
+from tls_records import ALERT, CLOSE_NOTIFY, DATA, Records, logs_keys
 
+from collab.core.mailbox import Mailbox
+from collab.core.outbox import Outbox
+from collab.edge.stops import FloodMeter, Stops
+from collab.edge.tap import Tap
 from collab.edge.tls import Tls, TlsStream
 from collab.errors import SettingsError
+from collab.policy.rate import Rate
 from collab.server import serve
 from collab.settings import (
     Duration,
@@ -50,6 +62,8 @@ from collab.settings import (
     TlsSettings,
 )
 from collab.testing import FakeBackend, open_service
+from collab.wire.close import Close, CloseCode
+from collab.wire.frames import close_frame, text_frame
 
 BRISK = Settings(timeouts=TimeoutSettings(handshake=Duration("500ms"), close=Duration("500ms")))
 
@@ -428,6 +442,264 @@ async def test_nothing_of_an_ended_connection_waits_for_the_garbage_collector(ce
                 gc.enable()
     assert len(kept) == 2
     assert alive == []
+
+
+# Read and written without waiting.
+
+
+@asynccontextmanager
+async def open_records(local, certificates, directory, *said, user_id="ada"):
+    """A client that makes its own records, past the upgrade; `said` comes with it, a record each."""
+    keys = directory / f"keys-{user_id}"
+    stream, _ = await local.open_stream(ssl_context=logs_keys(certificates.client(), keys))
+    await stream.do_handshake()
+    records = Records(stream, keys)
+    await records.send(head("GET", f"/?user_id={user_id}&backend_url=http://x&presence=none", UPGRADE), *said)
+    with trio.fail_after(PATIENCE_SECONDS):
+        await records.receive_until(b'"connected"')
+        yield records
+    await trio.aclose_forcefully(stream)
+
+
+@pytest.mark.trio
+async def test_an_established_connection_is_pumped_and_written_through_and_needs_no_writer(certificates):
+    async with certificates.open_service() as local:
+        ada, bob = await local.connect("ada"), await local.connect("bob")
+        pump = local.service._pump
+        assert {pumped.connection.user_id for pumped in pump._by_descriptor.values()} == {"ada", "bob"}
+        await ada.send_event("t", ["bob"], "x" * 60_000)
+        assert (await bob.receive("collab_event"))["data"]["data"] == "x" * 60_000
+        assert all(life._written is None for life in local.service._acceptor._lives)
+
+
+@pytest.mark.trio
+async def test_where_nothing_is_pumped_it_works_too(certificates):
+    async with certificates.open_service(pumped=False) as local:
+        await serves_a_healthy_pair(local)
+
+
+@pytest.mark.trio
+async def test_what_was_read_with_the_upgrade_and_not_decrypted_yet_is_taken(certificates, tmp_path):
+    """No epoll will tell of it."""
+    async with certificates.open_service() as local:
+        bob = await local.connect("bob")
+        events = [event_text(["bob"], number) for number in range(40)]
+        async with open_records(local, certificates, tmp_path, *events):
+            heard = [(await bob.receive("collab_event"))["data"]["data"] for _ in events]
+        assert heard == list(range(40))
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("with_upgrade", [True, False])
+async def test_what_comes_with_close_notify_is_delivered_and_the_end_is_seen(
+    certificates, tmp_path, with_upgrade
+):
+    """The client's own end of TCP never comes."""
+    async with certificates.open_service() as local:
+        bob = await local.connect("bob")
+        keys = tmp_path / "keys"
+        stream, _ = await local.open_stream(ssl_context=logs_keys(certificates.client(), keys))
+        await stream.do_handshake()
+        records = Records(stream, keys)
+        upgrade = records.ours.seal(DATA, head("GET", ADA, UPGRADE))
+        last_words = records.ours.seal(DATA, event_text(["bob"], "last words"))
+        last_words += records.ours.seal(ALERT, CLOSE_NOTIFY)
+        if with_upgrade:
+            await records.stream.send_all(upgrade + last_words)
+        else:
+            await records.stream.send_all(upgrade)
+            await records.receive_until(b'"connected"')
+            await records.stream.send_all(last_words)
+        assert (await bob.receive("collab_event"))["data"]["data"] == "last words"
+        with trio.fail_after(PATIENCE_SECONDS):
+            while await records.receive():
+                pass
+        assert local.online() == {"bob"}
+        await trio.aclose_forcefully(stream)
+
+
+@pytest.mark.trio
+async def test_keys_may_change_while_events_go_both_ways(certificates, tmp_path):
+    async with certificates.open_service() as local:
+        bob = await local.connect("bob")
+        async with open_records(local, certificates, tmp_path) as records:
+            for number in range(20):
+                event = event_text(["bob"], number)
+                before = records.ours.seal(DATA, event[:9])
+                await records.stream.send_all(before + records.updated())
+                # In the middle of a message, and of a record.
+                rest = records.ours.seal(DATA, event[9:])
+                await records.stream.send_all(rest[:7])
+                await trio.testing.wait_all_tasks_blocked()
+                await records.stream.send_all(rest[7:])
+                assert (await bob.receive("collab_event"))["data"]["data"] == number
+                await bob.send_event("t", ["ada"], f"back {number}")
+                await records.receive_until(f"back {number}".encode())
+            assert records.updates == 20
+
+
+@pytest.mark.trio
+async def test_who_has_its_keys_changed_for_ever_and_reads_nothing_is_ended(certificates, tmp_path, caplog):
+    """Each answer would be kept for it."""
+    async with certificates.open_service() as local:
+        async with open_records(local, certificates, tmp_path) as records:
+            with suppress(trio.BrokenResourceError):
+                for _ in range(1000):
+                    await records.stream.send_all(b"".join(records.updated() for _ in range(500)))
+            assert local.online() == set()
+        await serves_a_healthy_pair(local)
+        assert caplog.text == ""
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("behind", [b"", event_text(["bob"], "whole")])
+async def test_a_record_that_was_tampered_with_ends_its_connection_alone(certificates, tmp_path, behind):
+    async with certificates.open_service() as local:
+        bob = await local.connect("bob")
+        async with open_records(local, certificates, tmp_path) as records:
+            wire = records.ours.seal(DATA, behind) if behind else b""
+            bad = bytearray(records.ours.seal(DATA, event_text(["bob"], "tampered with")))
+            bad[20] ^= 1
+            await records.stream.send_all(
+                wire + bytes(bad) + records.ours.seal(DATA, event_text(["bob"], "x"))
+            )
+            if behind:
+                assert (await bob.receive("collab_event"))["data"]["data"] == "whole"
+            while await records.receive():
+                pass
+            # RFC 8446 section 6.2: bad_record_mac, fatal.
+            assert records.alerts == [b"\x02\x14"]
+        assert local.online() == {"bob"}
+        assert await bob.echoes()
+        await serves_a_healthy_pair(local)
+
+
+@asynccontextmanager
+async def open_tap(certificates, version=ssl.TLSVersion.TLSv1_3):
+    """A tap over TLS past all handshakes, with a mailbox that writes through, and the client's stream.
+
+    The socket's buffer is as small as it can be.
+    """
+    ours, far = trio.socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    server = TlsStream(trio.SocketStream(ours), Tls(certificates.settings).context)
+    context = certificates.client()
+    context.minimum_version = context.maximum_version = version
+    client = trio.SSLStream(trio.SocketStream(far), context, server_hostname="localhost")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.handshake)
+        nursery.start_soon(client.do_handshake)
+    # The tickets go out with the first that is sent.
+    await server.send_all(b"!")
+    assert await client.receive_some(1) == b"!"
+    tap = Tap(
+        server,
+        b"",
+        b"",
+        max_message_bytes=1 << 20,
+        write_seconds=10,
+        controls=FloodMeter(Rate(0, 0), Stops()),
+    )
+    outbox = Outbox()
+    mailbox = Mailbox(outbox, max_messages=1000, max_bytes=1 << 30)
+    mailbox.write_through(tap.write_now)
+    tap.pump()
+    try:
+        yield tap, outbox, mailbox, client
+    finally:
+        tap.release()
+        mailbox.release()
+        ours.close()
+        far.close()
+
+
+async def write_as_a_life_does(tap, mailbox):
+    with suppress(trio.EndOfChannel):
+        while True:
+            await tap.send(await mailbox.take())
+            mailbox.sent()
+
+
+SIZES = st.sampled_from([2, 125, 4000, 16_384, 16_385, 65_535, 65_536, 65_537, 200_000])
+ROUNDS = st.lists(st.tuples(st.lists(SIZES, min_size=1, max_size=4), st.integers(0, 150_000)), max_size=8)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@settings(max_examples=count(15, 300))
+@given(rounds=ROUNDS)
+def test_short_writes_lose_nothing_and_keep_the_order(certificates, version, rounds):
+    """In each round some frames are put in, and the client reads so much, or nothing."""
+
+    async def play():
+        expected, heard = bytearray(), bytearray()
+        async with (
+            open_tap(certificates, version) as (tap, outbox, mailbox, client),
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(write_as_a_life_does, tap, mailbox)
+            for sizes, read_bytes in rounds:
+                with outbox:
+                    for size in sizes:
+                        item = (len(expected).to_bytes(8, "big") * (size // 8 + 1))[:size]
+                        expected += item
+                        assert mailbox.put(item)
+                until = min(len(heard) + read_bytes, len(expected))
+                while len(heard) < until:
+                    heard += await client.receive_some(until - len(heard))
+                assert mailbox.bytes >= 0
+            while len(heard) < len(expected):
+                heard += await client.receive_some(65536)
+            await trio.testing.wait_all_tasks_blocked()
+            assert (mailbox.messages, mailbox.bytes) == (0, 0)
+            mailbox.close(discard=False)
+        assert heard == expected
+
+    async def in_time():
+        with trio.fail_after(30):
+            await play()
+
+    trio.run(in_time)
+
+
+@pytest.mark.trio
+async def test_what_a_short_write_has_left_goes_before_close_notify(certificates):
+    async with open_tap(certificates) as (tap, _, _, client):
+        frame_bytes = text_frame(b"a" * 60_000)
+        # All is encrypted, not all of it is out.
+        assert tap.write_now(frame_bytes) == len(frame_bytes) - 1
+        assert tap.write_now(frame_bytes) == 0
+        heard = bytearray()
+
+        async def listen():
+            while data := await client.receive_some():
+                heard.extend(data)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listen)
+            await tap.send_close(Close(CloseCode.GOING_AWAY, "bye"))
+            await tap.send_end()
+        assert heard == frame_bytes + close_frame(Close(CloseCode.GOING_AWAY, "bye"))
+
+
+@pytest.mark.trio
+async def test_nothing_goes_out_behind_half_a_record(certificates, autojump_clock):
+    async with open_tap(certificates) as (tap, _, _, client):
+        frame_bytes = text_frame(b"a" * 60_000)
+        assert tap.write_now(frame_bytes) == len(frame_bytes) - 1
+        with pytest.raises(trio.BrokenResourceError, match="write deadline"):
+            await tap.send(b"")
+        assert tap.timed_out
+        with pytest.raises(trio.BrokenResourceError):
+            await tap.send(frame_bytes)
+        await tap.send_close(Close(CloseCode.GOING_AWAY, "bye"))
+        await tap.send_end()
+        tap._stream.socket.shutdown(socket.SHUT_WR)
+        heard = b""
+        # The end comes in the middle of a record.
+        with suppress(trio.BrokenResourceError):
+            while data := await client.receive_some():
+                heard += data
+        assert frame_bytes.startswith(heard)
 
 
 # Renewal.

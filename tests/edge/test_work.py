@@ -46,7 +46,7 @@ def writes(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
         seen.append(data)
         return os.write(descriptor, data)
 
-    monkeypatch.setattr(tap, "os", SimpleNamespace(write=write))
+    monkeypatch.setattr(tap, "os", SimpleNamespace(read=os.read, write=write))
     return seen
 
 
