@@ -122,6 +122,8 @@ class Exchange(trio.abc.Stream):
         Raises:
             trio.BrokenResourceError: the peer is gone or too slow, or the exchange was aborted.
         """
+        # Whoever has its response may go.
+        self._watching.cancel()
         if self._aborted:
             raise trio.BrokenResourceError("the exchange was given up")
         if self._head is None:
@@ -147,8 +149,8 @@ class Exchange(trio.abc.Stream):
 
     async def aclose(self) -> None:
         """The server is done; the door closes the connection."""
-        self._done.set()
         self._watching.cancel()
+        self._done.set()
         if self._head and not self._aborted:
             with suppress(trio.BrokenResourceError):
                 await self.send_all(b"")

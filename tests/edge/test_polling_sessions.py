@@ -9,6 +9,7 @@ from engine_peers import (
     PollingClient,
     collab_packet,
     connect_packet,
+    event_packet,
     events_of,
     identity,
 )
@@ -240,3 +241,19 @@ async def test_a_client_that_vanishes_while_its_poll_hangs_is_gone_at_once_and_n
         ack = (await ada.receive("event_ack"))["data"]
         assert (ack["delivered_to"], ack["undelivered"]) == (0, ["bob"])
         assert (await bob.get()).json["code"] in (1, 3)
+
+
+@pytest.mark.trio
+async def test_a_client_may_close_its_connection_with_the_last_byte_of_its_poll():
+    async with open_service() as local:
+        bob = await PollingClient.connect(local, "bob")
+        for number in range(50):
+            await bob.say(event_packet("ping"))
+            stream, _ = await local.open_stream()
+            await stream.send_all(head("GET", bob.target, {}))
+            answer = b""
+            while not answer.endswith(b"]"):
+                answer += await stream.receive_some(65536)
+            # Before the service's own side is through with it.
+            stream.socket.close() if number % 2 else await trio.aclose_forcefully(stream)
+            assert local.online() == {"bob"}
