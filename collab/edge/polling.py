@@ -106,14 +106,14 @@ class PollingSession:
                     self.intake.nursery = None
                 if not self.upgrade.is_done:
                     nursery.cancel_scope.cancel()
+            if not self.upgrade.is_done:
+                await self._say_goodbye()
             if self.upgrade.is_done:
                 with trio.move_on_after(self._timeouts.write + _GRACE_SECONDS) as patience:
                     await self._wait_no_request()
                 if patience.cancelled_caught:
                     self.answer_lost()
                 self.has_moved = True
-            else:
-                await self._say_goodbye()
         finally:
             if not self.has_moved:
                 self._release()
@@ -229,13 +229,15 @@ class PollingSession:
 
     def receive_upgrade(self, text: bytes) -> bytes:
         """A text on the WebSocket that wants to take over: what to send on it; raises `InvalidPacket`."""
-        if self.connection.close is not None:
+        if self.connection.close is not None and self.upgrade.polls_may_hang:
             raise InvalidPacket("The session is ending")
         answer = self.upgrade.receive(text)
         if self._hanging is not None:
             self._hanging.cancel()
         if self.upgrade.is_done:
+            # Also of a session that is ending: its client polls no more, and hears the end by WebSocket.
             self._over.set()
+            self._fetched.set()
         return answer
 
     def stop_reading(self) -> None:
@@ -247,6 +249,8 @@ class PollingSession:
         self._gone_by = deadline
         if self._leaving is not None:
             self._leaving.deadline = min(self._leaving.deadline, deadline)
+        if self.connection.close is not None:
+            self._hurry_probe()
 
     def check_alive(self, now: float) -> None:
         """See to the keepalive and the token, and end a session that nobody polls."""
@@ -270,7 +274,9 @@ class PollingSession:
         if close.code == CloseCode.SLOW_CONSUMER:
             self.connection.mailbox.close(discard=True)
         if self.probing is not None:
-            self.probing.cancel()
+            if self.upgrade.polls_may_hang:
+                self.probing.cancel()
+            self._hurry_probe()
         self._over.set()
 
     async def _say_goodbye(self) -> None:
@@ -286,6 +292,12 @@ class PollingSession:
                 connection.mailbox.close(discard=False)
             await self._fetched.wait()
             await self._wait_no_request()
+
+    def _hurry_probe(self) -> None:
+        """An upgrade whose probe was answered has the time of the goodbye."""
+        if self.probing is not None:
+            end = min(trio.current_time() + self._timeouts.close, self._gone_by)
+            self.probing.deadline = min(self.probing.deadline, end)
 
     def _release(self) -> None:
         self.intake.leave()

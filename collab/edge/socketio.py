@@ -43,7 +43,7 @@ _NO_CONNECT = Close(CloseCode.POLICY, "No CONNECT packet came in time")
 _TOO_MANY_PONGS = Close(CloseCode.POLICY, "Too many pongs")
 _NOBODY = Identity(user_id="", backend_url="", wants_presence=False)
 _COME_AGAIN_STATUS = frozenset({408, 429, 503})
-_MOMENT_SECONDS = 0.2
+_MOMENT_SECONDS = 1.0
 """Between the error that says why and the DISCONNECT behind it."""
 
 
