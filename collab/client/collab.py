@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import uuid
 from contextlib import AsyncExitStack
@@ -14,6 +13,7 @@ import anyio
 from collab.client.bell import Bell
 from collab.client.errors import CollabClientError, InvalidEvent, NotConnected, Stopped
 from collab.client.events import Event, State
+from collab.client.foreign import outcome_of
 from collab.client.inbox import Inbox
 from collab.client.line import Line
 from collab.client.presence import Presence
@@ -276,9 +276,7 @@ class Collab:
 
     async def _handle(self, handler: Handler, event: Event) -> None:
         try:
-            result = handler(event)
-            if inspect.isawaitable(result):
-                await result
+            await outcome_of(handler, event)
         except Exception:
             _log.exception("A handler of %s failed", event.type)
 
@@ -349,8 +347,7 @@ class Collab:
         if token is None:
             return ""
         if not isinstance(token, str):
-            given = token()
-            token = given if isinstance(given, str) else await given
+            token = await outcome_of(token)
         if not (token.isascii() and token.isprintable()):
             raise NotConnected("the token holds characters that no token has")
         return token

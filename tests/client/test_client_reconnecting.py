@@ -236,6 +236,20 @@ async def test_each_try_has_a_fresh_token():
         assert peer.headers["authorization"] == "Bearer token-2"
 
 
+def test_a_token_whose_task_of_asyncio_was_cancelled_is_asked_for_again(caplog):
+    async def main():
+        tokens = [asyncio.create_task(asyncio.sleep(60)), asyncio.create_task(asyncio.sleep(0, "good"))]
+        tokens[0].cancel()
+        async with fake_service() as service, client(service, token=lambda: tokens.pop(0)) as collab:
+            async with asyncio.timeout(10):
+                peer = await service.welcome()
+            await collab.wait_connected()
+            assert peer.headers["authorization"] == "Bearer good"
+
+    asyncio.run(main())
+    assert "was cancelled" in caplog.text
+
+
 @on_both_loops
 async def test_two_fresh_tokens_in_a_row_that_are_refused_stop():
     async with fake_service() as service, client(service, token=lambda: "t") as collab:
