@@ -214,6 +214,8 @@ class Collab:
         with anyio.move_on_after(seconds):
             await self.wait_connected()
             await self._filled.wait()
+            # The connection may have been another one.
+            await self.wait_connected()
         if self._state is not State.CONNECTED:
             if self._stopped is not None:
                 raise self._stopped.again()
@@ -364,14 +366,16 @@ class Collab:
                     self._presence.fill(await fetch_online(client, self._address.online, token))
         except (Declined, Unreadable, TimeoutError, httpx.HTTPError, OSError) as error:
             _log.warning("Cannot learn who is online: %s", str(error) or type(error).__name__)
-            return False
-        finally:
-            # Whoever waits for the start learns that the first try is over.
-            self._filled.set()
-        return True
+            is_filled = False
+        else:
+            is_filled = True
+        # Whoever waits for the start learns that a try is over; it is not where the connection ended first.
+        self._filled.set()
+        return is_filled
 
     def _stop(self, stopped: Stopped) -> None:
         self._stopped = stopped
+        self._filled.set()
         self._enter(State.STOPPED, str(stopped))
         self._sends.end(self._why_none)
         self._inbox.end(stopped)
@@ -381,6 +385,9 @@ class Collab:
         return self._stopped.again() if self._stopped else NotConnected("the client was closed")
 
     def _enter(self, state: State, reason: str) -> None:
+        if self._state is State.CLOSED:
+            # The connection was still about to end.
+            return
         self._reason = reason
         if state is self._state:
             return

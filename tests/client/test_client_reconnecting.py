@@ -10,6 +10,7 @@ import pytest
 from fake_service import QUICK, fake_service
 from loops import on_both_loops
 from test_client_sending import Outcome, client
+from wsproto import events as ws
 
 from collab.client import NotConnected, State, Stopped, connect
 from collab.client.redial import End, Redial
@@ -118,6 +119,61 @@ async def test_a_lost_connection_is_replaced_and_the_states_are_told():
         State.CLOSED,
     ]
     assert states[1][1] == "the service went away"
+
+
+@on_both_loops
+async def test_closed_is_the_last_state():
+    states = []
+    limits = attrs.evolve(QUICK, close_seconds=0.2)
+    async with fake_service() as service:
+        async with client(service, limits, on_state=lambda state, reason: states.append(state)) as collab:
+            peer = await service.welcome()
+            await collab.wait_connected()
+            await peer.write(ws.BytesMessage(b"x"))
+            # The client has closed, and waits for an answer that does not come.
+            assert (await peer.receive()).code == 1003
+        assert states == [State.CONNECTED, State.CLOSED]
+        assert (collab.state, collab.reason) == (State.CLOSED, "the client was closed")
+
+
+@on_both_loops
+async def test_a_connection_that_is_lost_before_the_block_begins_is_not_the_one_it_begins_with():
+    async with fake_service() as service, anyio.create_task_group() as tasks:
+        service.online = ["ada", "bob"]
+        is_asked = anyio.Event()
+
+        async def never():
+            is_asked.set()
+            await anyio.sleep_forever()
+
+        async def serve():
+            service.before_online = never
+            peer = await service.welcome()
+            await is_asked.wait()
+            service.before_online = None
+            peer.vanish()
+            await service.welcome()
+
+        tasks.start_soon(serve)
+        async with connect(service.url, user_id="ada", backend_url="http://a", limits=QUICK) as collab:
+            assert collab.state is State.CONNECTED
+            assert set(collab.online) == {"ada", "bob"}
+        tasks.cancel_scope.cancel()
+
+
+@on_both_loops
+async def test_a_close_for_good_before_the_block_begins_is_raised_at_once():
+    async with fake_service() as service, anyio.create_task_group() as tasks:
+        service.before_online = anyio.sleep_forever
+
+        async def serve():
+            await (await service.welcome()).close(4004, "stay away")
+
+        tasks.start_soon(serve)
+        with pytest.raises(Stopped, match="stay away"):
+            async with connect(service.url, user_id="ada", backend_url="http://a", limits=QUICK):
+                pytest.fail("the block began")
+        tasks.cancel_scope.cancel()
 
 
 @on_both_loops
