@@ -422,7 +422,7 @@ async def test_an_error_in_the_block_comes_out_as_it_is():
                 raise ValueError("mine")
 
 
-@pytest.mark.parametrize("url", ["localhost:9000", "ftp://a", "ws://"])
+@pytest.mark.parametrize("url", ["localhost:9000", "ftp://a", "ws://", "ws://a:99999", "ws://a:b"])
 @on_both_loops
 async def test_what_is_no_url_of_a_service_is_refused(url):
     with pytest.raises(ValueError, match="must be ws://"):
