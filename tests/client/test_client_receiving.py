@@ -197,6 +197,33 @@ async def test_a_slow_reader_pauses_reading_and_loses_nothing():
 
 
 @on_both_loops
+async def test_tasks_that_share_an_iterator_get_each_event_once():
+    async with fake_service() as service, client(service) as collab, anyio.create_task_group() as tasks:
+        peer = await service.welcome()
+        events, taken = collab.events(), []
+
+        async def take():
+            async for event in events:
+                taken.append(event.data)
+                if len(taken) == 50:
+                    is_all.set()
+
+        is_all = anyio.Event()
+        takers = [Outcome(tasks, take) for _ in range(3)]
+        await anyio.wait_all_tasks_blocked()
+        for number in range(50):
+            await peer.send_event("note", number)
+            if number % 10 == 0:
+                await anyio.wait_all_tasks_blocked()
+        await is_all.wait()
+        assert sorted(taken) == list(range(50))
+        collab.close()
+        for taker in takers:
+            await taker.done.wait()
+            assert taker.error is None
+
+
+@on_both_loops
 async def test_a_reader_that_left_holds_up_nobody():
     limits = attrs.evolve(QUICK, queued_events=3)
     async with fake_service() as service, client(service, limits) as collab:
