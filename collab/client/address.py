@@ -31,7 +31,12 @@ def address_of(
         ValueError: this cannot be a service's URL.
     """
     parts = urlsplit(url)
-    if parts.scheme not in _HTTP_OF or not parts.hostname:
+    try:
+        is_one = parts.scheme in _HTTP_OF and parts.hostname and parts.port != 0
+    except ValueError:
+        # The port is none.
+        is_one = False
+    if not is_one:
         raise ValueError("the URL of the service must be ws://HOST:PORT or wss://HOST:PORT")
     http = _HTTP_OF[parts.scheme]
     path = parts.path.rstrip("/")

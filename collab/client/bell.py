@@ -1,4 +1,4 @@
-"""Owns a wake-up for one waiting task."""
+"""Owns a wake-up for a task that waits, or several."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import anyio
 
 
 class Bell:
-    """`ring` wakes the task that waits, or the next one that would."""
+    """`ring` wakes the tasks that wait, or the next one that would."""
 
     def __init__(self) -> None:
         self._event = anyio.Event()
@@ -17,5 +17,7 @@ class Bell:
 
     async def wait(self) -> None:
         """Until it rings. That ring is used up."""
-        await self._event.wait()
-        self._event = anyio.Event()
+        event = self._event
+        await event.wait()
+        if self._event is event:
+            self._event = anyio.Event()

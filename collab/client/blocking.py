@@ -11,18 +11,18 @@ from __future__ import annotations
 import inspect
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar, TypeVarTuple, Unpack, cast, overload
 
 import anyio
 import anyio.to_thread
 from anyio.from_thread import start_blocking_portal
 
-from collab.client import Limits
+from collab.client import Limits, NotConnected, Stopped
 from collab.client import connect as connect_async
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from anyio.from_thread import BlockingPortal
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collab.client.collab import StateCallback
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 @contextmanager
@@ -73,7 +74,7 @@ class BlockingCollab:
     """A `Collab` whose methods block. Each raises what its namesake there raises."""
 
     def __init__(self, portal: BlockingPortal, collab: Collab) -> None:
-        self._portal = portal
+        self._portal = _Loop(portal)
         self._collab = collab
 
     @property
@@ -94,7 +95,10 @@ class BlockingCollab:
     @property
     def online(self) -> Mapping[str, OnlineUser]:
         """The users who are online, by id, as of now."""
-        return self._portal.call(dict, self._collab.online)
+        try:
+            return self._portal.call(dict, self._collab.online)
+        except NotConnected:
+            return dict(self._collab.online)
 
     def send(self, type: str, to_users: Sequence[str], data: object = None) -> Ack:
         """See `Collab.send`."""
@@ -176,10 +180,31 @@ class BlockingCollab:
         self._portal.call(self._collab.wait_connected)
 
 
+class _Loop:
+    """The portal to the thread of the loop. When the block is left there is none any more."""
+
+    def __init__(self, portal: BlockingPortal) -> None:
+        self._portal = portal
+
+    @overload
+    def call(self, function: Callable[[Unpack[Ts]], Awaitable[T]], *arguments: *Ts) -> T: ...
+
+    @overload
+    def call(self, function: Callable[[Unpack[Ts]], T], *arguments: *Ts) -> T: ...
+
+    def call(self, function: Callable[[Unpack[Ts]], Awaitable[T] | T], *arguments: *Ts) -> T:
+        """Call it there. Raises what it raises, and `NotConnected` after the end of the block."""
+        try:
+            outcome = self._portal.start_task_soon(function, *arguments)
+        except RuntimeError as error:
+            raise NotConnected("the client was closed") from error
+        return cast("T", outcome.result())
+
+
 class _Blocking(Generic[T]):
     """An asynchronous iterator, turned around."""
 
-    def __init__(self, portal: BlockingPortal, items: AsyncIterator[T], timeout: float | None) -> None:
+    def __init__(self, portal: _Loop, items: AsyncIterator[T], timeout: float | None) -> None:
         self._portal = portal
         self._items = items
         self._timeout = timeout
@@ -188,7 +213,14 @@ class _Blocking(Generic[T]):
         return self
 
     def __next__(self) -> T:
-        for item in self._portal.call(self._some):
+        try:
+            some = self._portal.call(self._some)
+        except Stopped:
+            raise
+        except NotConnected:
+            # The block was left between two items.
+            some = ()
+        for item in some:
             return item
         raise StopIteration
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import uuid
 from contextlib import AsyncExitStack
@@ -14,6 +13,7 @@ import anyio
 from collab.client.bell import Bell
 from collab.client.errors import CollabClientError, InvalidEvent, NotConnected, Stopped
 from collab.client.events import Event, State
+from collab.client.foreign import outcome_of
 from collab.client.inbox import Inbox
 from collab.client.line import Line
 from collab.client.presence import Presence
@@ -214,6 +214,8 @@ class Collab:
         with anyio.move_on_after(seconds):
             await self.wait_connected()
             await self._filled.wait()
+            # The connection may have been another one.
+            await self.wait_connected()
         if self._state is not State.CONNECTED:
             if self._stopped is not None:
                 raise self._stopped.again()
@@ -276,9 +278,7 @@ class Collab:
 
     async def _handle(self, handler: Handler, event: Event) -> None:
         try:
-            result = handler(event)
-            if inspect.isawaitable(result):
-                await result
+            await outcome_of(handler, event)
         except Exception:
             _log.exception("A handler of %s failed", event.type)
 
@@ -349,8 +349,7 @@ class Collab:
         if token is None:
             return ""
         if not isinstance(token, str):
-            given = token()
-            token = given if isinstance(given, str) else await given
+            token = await outcome_of(token)
         if not (token.isascii() and token.isprintable()):
             raise NotConnected("the token holds characters that no token has")
         return token
@@ -367,14 +366,16 @@ class Collab:
                     self._presence.fill(await fetch_online(client, self._address.online, token))
         except (Declined, Unreadable, TimeoutError, httpx.HTTPError, OSError) as error:
             _log.warning("Cannot learn who is online: %s", str(error) or type(error).__name__)
-            return False
-        finally:
-            # Whoever waits for the start learns that the first try is over.
-            self._filled.set()
-        return True
+            is_filled = False
+        else:
+            is_filled = True
+        # Whoever waits for the start learns that a try is over; it is not where the connection ended first.
+        self._filled.set()
+        return is_filled
 
     def _stop(self, stopped: Stopped) -> None:
         self._stopped = stopped
+        self._filled.set()
         self._enter(State.STOPPED, str(stopped))
         self._sends.end(self._why_none)
         self._inbox.end(stopped)
@@ -384,6 +385,9 @@ class Collab:
         return self._stopped.again() if self._stopped else NotConnected("the client was closed")
 
     def _enter(self, state: State, reason: str) -> None:
+        if self._state is State.CLOSED:
+            # The connection was still about to end.
+            return
         self._reason = reason
         if state is self._state:
             return

@@ -159,13 +159,12 @@ class Taker:
         return self
 
     async def __anext__(self) -> Event:
-        event = self._next()
-        if event is not None:
+        if self._next() is not None:
             # A busy iteration gives others their turn, and can be cancelled.
             await checkpoint()
-        while event is None:
+        # Asked again: another task that iterates over the same may have had its turn.
+        while (event := self._next()) is None:
             await self.bell.wait()
-            event = self._next()
         self.position += 1
         self._inbox.taken()
         return event

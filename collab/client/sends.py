@@ -128,10 +128,11 @@ class Sends:
         texts: list[str] = []
         characters = 0
         deadline = anyio.current_time() + self._limits.ack_seconds
-        for id, pending in list(self._unsent.items()):
+        taken: list[int] = []
+        for id, pending in self._unsent.items():
             if pending.error is not None or pending.scope.cancel_called:
                 continue
-            del self._unsent[id]
+            taken.append(id)
             self._unacked[id] = pending
             pending.scope.deadline = deadline
             texts.append(pending.text)
@@ -139,6 +140,8 @@ class Sends:
             characters += len(texts[-1])
             if len(texts) == _BATCH_SENDS or characters > _BATCH_CHARACTERS:
                 break
+        for id in taken:
+            del self._unsent[id]
         return texts
 
     def acknowledged(self, ack: EventAck, id: object) -> None:

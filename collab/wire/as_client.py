@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -64,9 +65,28 @@ class _Refusal(Struct, frozen=True):
 
 
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
+_decode_event = msgspec.json.Decoder(ReceivedEvent).decode
 _decode_id = msgspec.json.Decoder(int | str | None).decode
+
+
+def _number(digits: str) -> int | float:
+    try:
+        return int(digits)
+    except ValueError:
+        # More digits than Python converts.
+        return float(digits)
+
+
+def _received(raw: Raw) -> ReceivedEvent:
+    try:
+        return _decode_event(raw)
+    except msgspec.ValidationError:
+        # Maybe for a number that no double holds. The service relays such a one, and acknowledges it.
+        return msgspec.convert(json.loads(bytes(raw), parse_int=_number), ReceivedEvent)
+
+
 _decoders: dict[str, Callable[[Raw], ServiceMessage]] = {
-    "collab_event": msgspec.json.Decoder(ReceivedEvent).decode,
+    "collab_event": _received,
     Connected.event: msgspec.json.Decoder(Connected).decode,
     EventAck.event: msgspec.json.Decoder(EventAck).decode,
     ErrorReply.event: msgspec.json.Decoder(ErrorReply).decode,

@@ -75,6 +75,18 @@ def test_several_threads_may_send(service_url):
         assert len(acks) == 10
 
 
+def test_after_the_block_there_is_no_connection(service_url):
+    with connect(service_url, user_id="over", backend_url="http://a") as collab:
+        events = collab.events()
+    assert collab.state is State.CLOSED
+    assert "over" in collab.online
+    with pytest.raises(NotConnected, match="closed"):
+        collab.send("note", ["over"])
+    with pytest.raises(NotConnected, match="closed"):
+        collab.wait_connected()
+    assert list(events) == []
+
+
 def test_errors_come_out_as_they_are(service_url):
     with connect(service_url, user_id="errs", backend_url="http://a") as collab:
         with pytest.raises(InvalidEvent, match=r"data\.type"):

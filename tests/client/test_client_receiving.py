@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import anyio
@@ -82,6 +83,30 @@ async def test_a_handler_that_raises_is_logged_and_stops_nobody(caplog):
     failures = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert len(failures) == 2
     assert "this one" in caplog.text
+
+
+def test_a_handler_that_awaits_a_cancelled_task_of_asyncio_stops_nobody(caplog):
+    async def main():
+        async with fake_service() as service, client(service) as collab:
+            peer = await service.welcome()
+            got = asyncio.Event()
+
+            async def awaits_a_cancelled_task(event):
+                task = asyncio.create_task(asyncio.sleep(60))
+                task.cancel()
+                await task
+
+            collab.on("note", awaits_a_cancelled_task)
+            collab.on("note", lambda event: got.set() if event.data == 2 else None)
+            await peer.send_event("note", 1)
+            await peer.send_event("note", 2)
+            async with asyncio.timeout(10):
+                await got.wait()
+            is_still_in = True
+        assert is_still_in
+
+    asyncio.run(main())
+    assert caplog.text.count("A handler of note failed") == 2
 
 
 @on_both_loops
@@ -169,6 +194,33 @@ async def test_a_slow_reader_pauses_reading_and_loses_nothing():
         assert len(collab._inbox) < 10 + 65536 // size + 2
         for number in range(sent):
             assert (await anext(events)).data.startswith(f"{number:05}")
+
+
+@on_both_loops
+async def test_tasks_that_share_an_iterator_get_each_event_once():
+    async with fake_service() as service, client(service) as collab, anyio.create_task_group() as tasks:
+        peer = await service.welcome()
+        events, taken = collab.events(), []
+
+        async def take():
+            async for event in events:
+                taken.append(event.data)
+                if len(taken) == 50:
+                    is_all.set()
+
+        is_all = anyio.Event()
+        takers = [Outcome(tasks, take) for _ in range(3)]
+        await anyio.wait_all_tasks_blocked()
+        for number in range(50):
+            await peer.send_event("note", number)
+            if number % 10 == 0:
+                await anyio.wait_all_tasks_blocked()
+        await is_all.wait()
+        assert sorted(taken) == list(range(50))
+        collab.close()
+        for taker in takers:
+            await taker.done.wait()
+            assert taker.error is None
 
 
 @on_both_loops

@@ -10,6 +10,7 @@ import pytest
 from fake_service import QUICK, fake_service
 from loops import on_both_loops
 from test_client_sending import Outcome, client
+from wsproto import events as ws
 
 from collab.client import NotConnected, State, Stopped, connect
 from collab.client.redial import End, Redial
@@ -118,6 +119,61 @@ async def test_a_lost_connection_is_replaced_and_the_states_are_told():
         State.CLOSED,
     ]
     assert states[1][1] == "the service went away"
+
+
+@on_both_loops
+async def test_closed_is_the_last_state():
+    states = []
+    limits = attrs.evolve(QUICK, close_seconds=0.2)
+    async with fake_service() as service:
+        async with client(service, limits, on_state=lambda state, reason: states.append(state)) as collab:
+            peer = await service.welcome()
+            await collab.wait_connected()
+            await peer.write(ws.BytesMessage(b"x"))
+            # The client has closed, and waits for an answer that does not come.
+            assert (await peer.receive()).code == 1003
+        assert states == [State.CONNECTED, State.CLOSED]
+        assert (collab.state, collab.reason) == (State.CLOSED, "the client was closed")
+
+
+@on_both_loops
+async def test_a_connection_that_is_lost_before_the_block_begins_is_not_the_one_it_begins_with():
+    async with fake_service() as service, anyio.create_task_group() as tasks:
+        service.online = ["ada", "bob"]
+        is_asked = anyio.Event()
+
+        async def never():
+            is_asked.set()
+            await anyio.sleep_forever()
+
+        async def serve():
+            service.before_online = never
+            peer = await service.welcome()
+            await is_asked.wait()
+            service.before_online = None
+            peer.vanish()
+            await service.welcome()
+
+        tasks.start_soon(serve)
+        async with connect(service.url, user_id="ada", backend_url="http://a", limits=QUICK) as collab:
+            assert collab.state is State.CONNECTED
+            assert set(collab.online) == {"ada", "bob"}
+        tasks.cancel_scope.cancel()
+
+
+@on_both_loops
+async def test_a_close_for_good_before_the_block_begins_is_raised_at_once():
+    async with fake_service() as service, anyio.create_task_group() as tasks:
+        service.before_online = anyio.sleep_forever
+
+        async def serve():
+            await (await service.welcome()).close(4004, "stay away")
+
+        tasks.start_soon(serve)
+        with pytest.raises(Stopped, match="stay away"):
+            async with connect(service.url, user_id="ada", backend_url="http://a", limits=QUICK):
+                pytest.fail("the block began")
+        tasks.cancel_scope.cancel()
 
 
 @on_both_loops
@@ -236,6 +292,20 @@ async def test_each_try_has_a_fresh_token():
         assert peer.headers["authorization"] == "Bearer token-2"
 
 
+def test_a_token_whose_task_of_asyncio_was_cancelled_is_asked_for_again(caplog):
+    async def main():
+        tokens = [asyncio.create_task(asyncio.sleep(60)), asyncio.create_task(asyncio.sleep(0, "good"))]
+        tokens[0].cancel()
+        async with fake_service() as service, client(service, token=lambda: tokens.pop(0)) as collab:
+            async with asyncio.timeout(10):
+                peer = await service.welcome()
+            await collab.wait_connected()
+            assert peer.headers["authorization"] == "Bearer good"
+
+    asyncio.run(main())
+    assert "was cancelled" in caplog.text
+
+
 @on_both_loops
 async def test_two_fresh_tokens_in_a_row_that_are_refused_stop():
     async with fake_service() as service, client(service, token=lambda: "t") as collab:
@@ -352,7 +422,7 @@ async def test_an_error_in_the_block_comes_out_as_it_is():
                 raise ValueError("mine")
 
 
-@pytest.mark.parametrize("url", ["localhost:9000", "ftp://a", "ws://"])
+@pytest.mark.parametrize("url", ["localhost:9000", "ftp://a", "ws://", "ws://a:99999", "ws://a:b"])
 @on_both_loops
 async def test_what_is_no_url_of_a_service_is_refused(url):
     with pytest.raises(ValueError, match="must be ws://"):
