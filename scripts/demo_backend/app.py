@@ -8,8 +8,10 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import unquote, urlsplit
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Request, Response
+from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import HTMLResponse, JSONResponse
 
 from demo_backend import shapes, store
@@ -39,6 +41,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     app = FastAPI(title="Portfolio Planner", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.add_exception_handler(store.NotFound, _not_found)
+    # A page elsewhere, whose name suddenly means this machine, is not answered.
+    host = urlsplit(settings.backend_url).hostname or "localhost"
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", host])
     app.include_router(routes)
     return app
 
@@ -120,7 +125,7 @@ async def comment(position_id: str, new: shapes.NewComment, backend: TheBackend)
 @routes.get(POSITIONS + "/{position_id}")
 async def seen(position_id: str, backend: TheBackend, x_user_id: Annotated[str, Header()]) -> shapes.Position:
     """A position of this user, for those with whom it is shared."""
-    values = await backend.read(store.seen_by, backend.settings.user_id, position_id, x_user_id)
+    values = await backend.read(store.seen_by, backend.settings.user_id, position_id, unquote(x_user_id))
     return shapes.Position.model_validate(values)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from urllib.parse import quote
 
 import httpx
-from pydantic import ValidationError
 
 from collab.client import (
     Collab,
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("demo_backend")
 
 _PAUSE_SECONDS = 0.3
+_LONGEST_PAUSE_SECONDS = 10.0
 _FETCH_SECONDS = 5.0
 _LARGEST_POSITION_BYTES = 4 * 1024 * 1024
 # People wait for this demo. The defaults are kinder to a service that comes back.
@@ -176,27 +177,35 @@ class Backend:
             return
 
     async def fetch(self, peers: httpx.AsyncClient) -> None:
-        """Fetch what is stale from the backends that share it, again and again until they answer."""
+        """Fetch what is stale from the backends that share it, until they answer, less and less often."""
+        now = asyncio.get_running_loop().time
+        # When to try again, and the delay after that, by the reason's number: a new reason does not wait.
+        later: dict[int, tuple[float, float]] = {}
         while True:
             self._to_fetch.clear()
-            failed = 0
-            for stale in await self.read(store.stale):
+            found = await self.read(store.stale)
+            later = {stale.stale: later[stale.stale] for stale in found if stale.stale in later}
+            for stale in found:
+                when, delay = later.pop(stale.stale, (0.0, _PAUSE_SECONDS))
+                if when > now():
+                    later[stale.stale] = (when, delay)
+                    continue
                 try:
                     async with asyncio.timeout(_FETCH_SECONDS):
                         await self._fetch(peers, stale)
-                except (httpx.HTTPError, httpx.InvalidURL, ValidationError, TimeoutError) as error:
-                    failed += 1
+                except Exception as error:
+                    # Address and answer are somebody else's: whatever is wrong with them stops nothing.
                     log.info("cannot fetch %s: %s", stale.share_url, str(error) or type(error).__name__)
-            try:
-                async with asyncio.timeout(_PAUSE_SECONDS if failed else None):
+                    later[stale.stale] = (now() + delay, min(2 * delay, _LONGEST_PAUSE_SECONDS))
+            next_time = min((when for when, _ in later.values()), default=None)
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(next_time):
                     await self._to_fetch.wait()
-            except TimeoutError:
-                pass
 
     async def _fetch(self, peers: httpx.AsyncClient, stale: store.Stale) -> None:
         me = self.settings.user_id
         body = b""
-        async with peers.stream("GET", stale.share_url, headers={"X-User-Id": me}) as answer:
+        async with peers.stream("GET", stale.share_url, headers={"X-User-Id": quote(me)}) as answer:
             if answer.status_code in (403, 404, 410):
                 await self.write(store.take_refused, stale)
                 return

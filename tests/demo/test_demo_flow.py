@@ -88,6 +88,15 @@ def test_whoever_does_not_own_a_position_cannot_change_it(two, shared):
         assert bob.user.request(method, f"{POSITIONS}/{shared}{path}", json=body).status_code == 404
 
 
+def test_pages_of_others_cannot_ask_in_the_name_of_the_user(two, shared):
+    ada, _ = two
+    path, text = f"{POSITIONS}/{shared}/comments", b'{"text": "Boo"}'
+    json = {"Content-Type": "application/json"}
+    for headers in ({"Content-Type": "text/plain"}, {**json, "Host": "elsewhere.example"}, {}):
+        assert ada.user.post(path, content=text, headers=headers).status_code in (400, 422)
+    assert ada.texts(shared) == []
+
+
 def test_events_that_come_twice_or_from_strangers_change_nothing(two, shared, collab_url):
     ada, bob = two
     before = ada.position(shared)
