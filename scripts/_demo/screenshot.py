@@ -44,6 +44,8 @@ def draw(browser: Browser, ada_url: str, bob_url: str, file: str | Path) -> None
     ada, bob = window.new_page(), window.new_page()
     ada.goto(ada_url)
     bob.goto(bob_url)
+    # A page behind another one is drawn once a second, and a click waits for that.
+    ada.bring_to_front()
     ada.get_by_label("A new idea").fill(_TITLE)
     ada.get_by_role("button", name="Add").click()
     _card(ada).get_by_role("button", name="Share with Bob").click()
@@ -73,6 +75,7 @@ def _card(page: Page) -> Locator:
 
 
 def _say(page: Page, other: Page, text: str) -> None:
+    page.bring_to_front()
     _card(page).get_by_label("Comment").fill(text)
     _card(page).get_by_role("button", name="Send").click()
     expect(_card(other).locator("li").last).to_contain_text(text)

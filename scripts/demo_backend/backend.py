@@ -47,7 +47,7 @@ _LONGEST_PAUSE_SECONDS = 10.0
 _FETCH_SECONDS = 5.0
 _LARGEST_POSITION_BYTES = 4 * 1024 * 1024
 # People wait for this demo. The defaults are kinder to a service that comes back.
-_LIMITS = Limits(longest_delay_seconds=1.0)
+_LIMITS = Limits(first_delay_seconds=0.2, longest_delay_seconds=1.0)
 
 
 class Backend:

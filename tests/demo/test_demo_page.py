@@ -70,6 +70,7 @@ def test_a_click_revokes_a_share(pages, two):
     ada, bob = pages
     two[0].share(two[0].create("Shared"), "bob")
     expect(card(bob, "Shared")).to_contain_text("Shared by Ada")
+    ada.bring_to_front()
     card(ada, "Shared").get_by_role("button", name="Stop sharing with Bob").click()
     expect(card(bob, "Shared")).to_have_count(0)
 

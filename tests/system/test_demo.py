@@ -164,7 +164,7 @@ def test_something_that_is_not_seen_fails_the_demo(tmp_path):
     shutil.copytree(ROOT / "scripts" / "demo_backend", tmp_path / "demo_backend")
     for path, sound, faulty in (
         ("demo_backend/backend.py", "case CommentAdded(", "case CommentAdded(type='none', "),
-        ("_demo/story.py", "_PATIENCE_SECONDS = 15.0", "_PATIENCE_SECONDS = 2.0"),
+        ("_demo/story.py", "_PATIENCE_SECONDS = 15.0", "_PATIENCE_SECONDS = 1.0"),
     ):
         text = (tmp_path / path).read_text()
         assert text.count(sound) == 1
