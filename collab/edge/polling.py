@@ -294,9 +294,9 @@ class PollingSession:
             await self._wait_no_request()
 
     def _hurry_probe(self) -> None:
-        """An upgrade whose probe was answered has the time of the goodbye."""
+        """An upgrade whose probe was answered has half the time of the goodbye: its client may poll again."""
         if self.probing is not None:
-            end = min(trio.current_time() + self._timeouts.close, self._gone_by)
+            end = min(trio.current_time() + self._timeouts.close / 2, self._gone_by)
             self.probing.deadline = min(self.probing.deadline, end)
 
     def _release(self) -> None:

@@ -125,7 +125,7 @@ async def test_the_websocket_of_an_upgrade_ends_with_its_session(autojump_clock)
         begun = trio.current_time()
         session_of(local, client).connection.end(OPERATOR)
         assert await socket.until_end() == ([], (4004, OPERATOR.reason))
-        assert trio.current_time() - begun < 3
+        assert trio.current_time() - begun < 1.5
         assert await client.until_end() == ["41"]
 
 
