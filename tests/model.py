@@ -242,6 +242,9 @@ class Model:
                 # It wished to go by itself, and what waits for it is given up as for any other.
                 connection.close_code = 4003
                 self._close(connection)
+            else:
+                # It is leaving for another reason: no ack waits for it any longer.
+                self._close(connection)
         for connection in live:
             if not connection.is_live or connection not in read:
                 connection.pinged_at = None
