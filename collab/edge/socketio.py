@@ -43,8 +43,8 @@ _NO_CONNECT = Close(CloseCode.POLICY, "No CONNECT packet came in time")
 _TOO_MANY_PONGS = Close(CloseCode.POLICY, "Too many pongs")
 _NOBODY = Identity(user_id="", backend_url="", wants_presence=False)
 _COME_AGAIN_STATUS = frozenset({408, 429, 503})
-_MOMENT_SECONDS = 1.0
-"""Between the error that says why and the DISCONNECT behind it."""
+_MOMENT_SECONDS = 2.0
+"""Between the words that say why and the end: python-socketio comes back where both are there at once."""
 
 
 @attrs.frozen
@@ -216,7 +216,7 @@ class SocketIoIntake(Intake):
         self._on_refused(self._handshake, said if isinstance(said, str) else "", error)
         if frames := self._session.refuse(error, new_sid()):
             connection.mailbox.put_or_wait(frames)
-        if self._session.is_shown_out and self.nursery is not None:
+        if frames and self.nursery is not None:
             self.nursery.start_soon(self._show_out)
         else:
             connection.end(_COME_AGAIN if error.status in _COME_AGAIN_STATUS else _NOT_LET_IN)
