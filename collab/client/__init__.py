@@ -16,9 +16,9 @@ for _name in ("anyio", "httpx", "httpx_ws"):
             f"collab.client needs {_name}: install it with pip install 'trio-collab[client]'", name=_name
         )
 
-from collab.client.collab import Collab  # noqa: E402
-from collab.client.connecting import connect  # noqa: E402
-from collab.client.errors import (  # noqa: E402
+from collab.client.collab import Collab  # noqa: E402 - what is missing had to be said first
+from collab.client.connecting import connect  # noqa: E402 - likewise
+from collab.client.errors import (  # noqa: E402 - likewise
     AckTimeout,
     CollabClientError,
     ConnectionLost,
@@ -30,7 +30,7 @@ from collab.client.errors import (  # noqa: E402
     RateLimited,
     Stopped,
 )
-from collab.client.events import (  # noqa: E402
+from collab.client.events import (  # noqa: E402 - likewise
     Ack,
     Comment,
     CommentAdded,
@@ -42,7 +42,7 @@ from collab.client.events import (  # noqa: E402
     ShareRevoked,
     State,
 )
-from collab.client.limits import Limits  # noqa: E402
+from collab.client.limits import Limits  # noqa: E402 - likewise
 
 __all__ = [
     "Ack",

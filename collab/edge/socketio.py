@@ -127,7 +127,8 @@ class SocketIoIntake(Intake):
     def check_alive(self, now: float, heard_at: float | None) -> None:
         """As of any connection; and end one that has not said in time who it is."""
         super().check_alive(now, heard_at)
-        if self.connection.identity is _NOBODY and now >= self._connect_by:
+        is_waited_for = self.connection.identity is _NOBODY and not self._session.is_over
+        if is_waited_for and now >= self._connect_by:
             self.connection.end(_NO_CONNECT)
 
     def _ping(self, now: float, heard_at: float) -> bool:

@@ -97,6 +97,7 @@ class SocketIoSession:
         self._attachments = 0
         # Whether the client knows itself connected: it heard CONNECT, and no DISCONNECT passed either way.
         self._is_inside = False
+        # Whether it was let in only to be told why not; `farewell` says the rest.
         self._is_shown_out = False
         self.is_ready = False
         """Whether it is connected and no announced attachment is still to come."""
@@ -105,11 +106,6 @@ class SocketIoSession:
     def is_over(self) -> bool:
         """Whether nothing is taken any more."""
         return self._state is _State.OVER
-
-    @property
-    def is_shown_out(self) -> bool:
-        """Whether it was let in only to be told why not, and its `farewell` is to follow in a moment."""
-        return self._is_shown_out and self._is_inside
 
     def receive(self, text: bytes) -> Action | None:
         """A text packet, which must be UTF-8; None: nothing is to be done. After the end all is ignored."""

@@ -59,7 +59,7 @@ class User:
             Problem: it never does.
         """
         with trio.move_on_after(_PATIENCE_SECONDS):
-            while not is_there(await self._ask("GET", "/api/state")):  # noqa: ASYNC110  another process changes
+            while not is_there(await self._ask("GET", "/api/state")):  # noqa: ASYNC110 - another process changes it
                 await trio.sleep(0.05)
             return
         raise Problem(f"{self.name} does not see {what}")
@@ -73,7 +73,7 @@ class User:
 
         await self.sees(f"the comments {texts}", are_there)
 
-    async def _ask(self, method: str, path: str, body: object = None) -> Any:  # noqa: ANN401
+    async def _ask(self, method: str, path: str, body: object = None) -> Any:  # noqa: ANN401 - JSON
         try:
             answer = await self._http.request(method, path, json=body)
             answer.raise_for_status()

@@ -47,7 +47,7 @@ def owing(tap: FakeTap) -> Goodbye:
     connection = make_connection()
     connection.in_flight = 1
     connection.close = GOING_AWAY
-    return Goodbye(connection, tap, lambda _: b"", close_seconds=CLOSE_SECONDS)  # type: ignore[arg-type]
+    return Goodbye(connection, tap, lambda _: b"", close_seconds=CLOSE_SECONDS)  # type: ignore[arg-type]  # fakes
 
 
 @pytest.mark.trio

@@ -298,6 +298,17 @@ async def test_who_connects_too_often_is_refused_also_by_polling():
 
 
 @pytest.mark.trio
+async def test_who_is_refused_late_is_not_taken_for_one_that_never_said_who_it_is(autojump_clock):
+    async with open_service(in_memory=True, timeout_seconds=60) as local:
+        client = await SocketClient.open(local, with_query("ada"))
+        await trio.sleep(4)
+        await client.say(connect_packet(identity("eve")))
+        packets, closed = await client.until_end()
+        assert packets[0].startswith("44")
+        assert closed[0] == 1000
+
+
+@pytest.mark.trio
 async def test_1013_a_user_who_connects_too_often_may_come_again_and_is_not_told_to_stay_away():
     settings = Settings(limits=LimitSettings(connects_per_second=1))
     async with open_service(settings, in_memory=True) as local:

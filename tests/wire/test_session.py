@@ -250,9 +250,7 @@ def test_who_does_not_say_who_it_is_is_told_by_an_event_and_disconnected():
         b'42["error",{"message":"user_id and backend_url are required"}]',
     ]
     assert session.is_over
-    assert session.is_shown_out
     assert sent(session.farewell(CloseCode.NORMAL)) == [b"41"]
-    assert not session.is_shown_out
     assert session.farewell(CloseCode.NORMAL) == b""
 
 
